@@ -1,0 +1,84 @@
+"""Fixtures of the suite: worker counts, runtimes whose trace is checked, and a stack dump for a test that hangs."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+
+import pytest
+from support import WORKER_COUNTS
+from trace_checker import check_trace
+
+# pytest-timeout raises in the main thread; a main thread stuck in native code can't hear it. This is for that case.
+HARD_LIMIT = 120.0
+
+_stderr = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps a handle on the real stderr, because pytest captures the one that tests see."""
+    config.stash[_stderr] = os.fdopen(os.dup(sys.__stderr__.fileno()), "w")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """Ends the whole run with the stacks of all threads when a test is stuck where no signal reaches it."""
+    stderr = item.config.stash[_stderr]
+    faulthandler.dump_traceback_later(HARD_LIMIT, exit=True, file=stderr)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(params=WORKER_COUNTS, ids=lambda n: f"w{n}")
+def workers(request: pytest.FixtureRequest) -> int:
+    """The number of workers: the test runs at each of 1, 2, 3 and 8."""
+    return request.param
+
+
+class CheckedRuntime:
+    """`with Parla(...)`, whose trace is checked by an independent checker however the block ends."""
+
+    def __init__(self, **options: object) -> None:
+        from parla import Parla
+
+        self._parla = Parla(trace=True, **options)
+
+    def __enter__(self):
+        self._rt = self._parla.__enter__()
+        return self._rt
+
+    def __exit__(self, *exc: object) -> bool | None:
+        try:
+            return self._parla.__exit__(*exc)
+        finally:
+            violations = check_trace(self._rt.trace)
+            assert not violations, "\n".join(violations[:20])
+
+
+@pytest.fixture
+def traced_parla():
+    """Use as `with traced_parla(workers=n) as rt:` in place of `Parla`."""
+    return CheckedRuntime
+
+
+@pytest.fixture
+def works_afterwards():
+    """Whatever the test did to a runtime, the next one in this process works."""
+    yield
+    from parla import Parla, TaskSpace, spawn
+
+    with Parla(workers=2):
+        after = TaskSpace("after")
+
+        @spawn(after[0])
+        def first():
+            return 20
+
+        @spawn(after[1], [after[0]])
+        async def second():
+            return await first + 1
+
+    assert second.result() == 21
