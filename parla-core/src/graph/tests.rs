@@ -1,0 +1,392 @@
+//! The graph by example, and against a brute-force oracle.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::Reason;
+
+struct Harness {
+    graph: TaskGraph<&'static str>,
+    cache: SlotCache,
+}
+
+impl Harness {
+    fn new() -> Self {
+        Self { graph: TaskGraph::new(), cache: SlotCache::default() }
+    }
+
+    fn declare(&mut self) -> TaskId {
+        self.graph.declare(&mut self.cache)
+    }
+
+    fn spawn(&mut self, declared: Option<TaskId>, on: &[TaskId]) -> Spawned<&'static str> {
+        let spawned = self.graph.spawn(&mut self.cache, declared, on, |_| "body", Attrs::default());
+        self.graph.validate().expect("consistent after spawn");
+        spawned
+    }
+
+    fn ready(&mut self, on: &[TaskId]) -> TaskId {
+        match self.spawn(None, on) {
+            Spawned::Ready(ready) => ready.id,
+            other => panic!("not ready: {other:?}"),
+        }
+    }
+
+    fn waiting(&mut self, on: &[TaskId]) -> TaskId {
+        match self.spawn(None, on) {
+            Spawned::Waiting(id) => id,
+            other => panic!("not waiting: {other:?}"),
+        }
+    }
+
+    fn finish(&mut self, id: TaskId) -> Completed<&'static str> {
+        let mut completed = Completed::default();
+        self.graph.finish(&mut self.cache, id, &mut completed);
+        self.graph.validate().expect("consistent after finish");
+        completed
+    }
+
+    fn run(&mut self, id: TaskId) -> Vec<TaskId> {
+        assert_eq!(self.graph.start(id), Some("body"));
+        self.finish(id).ready.iter().map(|r| r.id).collect()
+    }
+
+    fn fail(&mut self, id: TaskId) -> Completed<&'static str> {
+        assert!(self.graph.start(id).is_some());
+        let mut completed = Completed::default();
+        self.graph.fail(id, &mut completed);
+        self.graph.validate().expect("consistent after fail");
+        completed
+    }
+}
+
+#[test]
+fn a_task_becomes_ready_with_its_last_dependency() {
+    let mut h = Harness::new();
+    let (a, b) = (h.ready(&[]), h.ready(&[]));
+    let c = h.waiting(&[a, b, a]);
+    assert_eq!(h.run(a), []);
+    assert_eq!(h.run(b), [c]);
+    assert_eq!(h.run(c), []);
+    assert_eq!(h.graph.state(c), TaskState::Done);
+}
+
+#[test]
+fn the_order_of_spawning_does_not_matter() {
+    let mut h = Harness::new();
+    let early = h.declare();
+    let dependent = h.waiting(&[early]);
+    assert_eq!(h.graph.state(early), TaskState::Declared);
+    let Spawned::Ready(ready) = h.spawn(Some(early), &[]) else { panic!("nothing to wait for") };
+    assert_eq!(ready.id, early);
+    assert_eq!(h.run(early), [dependent]);
+}
+
+#[test]
+fn an_id_is_spawned_once() {
+    let mut h = Harness::new();
+    let id = h.declare();
+    let Spawned::Ready(_) = h.spawn(Some(id), &[]) else { panic!("first spawn") };
+    let Spawned::Taken = h.spawn(Some(id), &[]) else { panic!("second spawn while alive") };
+    h.run(id);
+    let Spawned::Taken = h.spawn(Some(id), &[]) else { panic!("second spawn after its end") };
+}
+
+#[test]
+fn failure_cancels_dependents_and_wakes_awaiters() {
+    let mut h = Harness::new();
+    let bad = h.ready(&[]);
+    let child = h.waiting(&[bad]);
+    let grandchild = h.waiting(&[child]);
+    let other = h.ready(&[]);
+    let awaiter = h.ready(&[]);
+    let body = h.graph.start(awaiter).expect("ready");
+    assert_eq!(h.graph.suspend(awaiter, body, &[bad, other]), Suspended::Waiting);
+    h.graph.validate().expect("consistent while suspended");
+    assert_eq!(h.run(other), []);
+    let completed = h.fail(bad);
+    assert_eq!(completed.ready.iter().map(|r| r.id).collect::<Vec<_>>(), [awaiter]);
+    let cancelled: Vec<_> = completed.cancelled.iter().map(|c| (c.id, c.cause)).collect();
+    assert_eq!(cancelled, [(child, bad), (grandchild, bad)]);
+    assert_eq!(h.graph.cause(grandchild), Some(bad));
+    let Spawned::Cancelled(late, completed) = h.spawn(None, &[grandchild]) else { panic!("its dependency never ran") };
+    assert_eq!((completed.cancelled[0].id, completed.cancelled[0].cause), (late, bad));
+}
+
+#[test]
+fn cancelling_reaches_all_that_has_not_started() {
+    let mut h = Harness::new();
+    let running = h.ready(&[]);
+    assert!(h.graph.start(running).is_some());
+    let queued = h.ready(&[]);
+    let waiting = h.waiting(&[running]);
+    let mut completed = Completed::default();
+    assert!(!h.graph.cancel(running, &mut completed));
+    h.graph.cancel_unstarted(&mut completed);
+    assert_eq!(completed.cancelled.iter().map(|c| c.id).collect::<BTreeSet<_>>(), BTreeSet::from([queued, waiting]));
+    assert_eq!(h.graph.start(queued), None);
+    assert_eq!(h.finish(running).ready, []);
+}
+
+#[test]
+fn a_suspended_task_goes_on_at_once_when_nothing_is_open() {
+    let mut h = Harness::new();
+    let done = h.ready(&[]);
+    h.run(done);
+    let task = h.ready(&[]);
+    let body = h.graph.start(task).expect("ready");
+    let Suspended::Ready(ready) = h.graph.suspend(task, body, &[done]) else { panic!("nothing is open") };
+    assert_eq!(h.run(ready.id), []);
+}
+
+#[test]
+fn slots_are_used_again_and_old_ids_stay_done() {
+    let mut h = Harness::new();
+    let first = h.ready(&[]);
+    h.run(first);
+    for _ in 0..10_000 {
+        let id = h.ready(&[]);
+        assert_ne!(id, first);
+        h.run(id);
+    }
+    assert!(h.graph.slots.iter().count() <= 1024, "10 000 tasks one after another need one chunk");
+    assert_eq!(h.graph.state(first), TaskState::Done);
+}
+
+#[test]
+fn forgotten_failures_give_their_slot_back() {
+    let mut h = Harness::new();
+    for _ in 0..5_000 {
+        let bad = h.ready(&[]);
+        let child = h.waiting(&[bad]);
+        h.fail(bad);
+        h.graph.forget(&mut h.cache, bad);
+        h.graph.forget(&mut h.cache, child);
+    }
+    assert!(h.graph.slots.iter().count() <= 1024);
+}
+
+#[test]
+fn watchers_hear_of_every_end() {
+    let mut h = Harness::new();
+    let (good, bad) = (h.ready(&[]), h.ready(&[]));
+    let child = h.waiting(&[bad]);
+    assert!(h.graph.watch(good) && h.graph.watch(bad) && h.graph.watch(child));
+    assert!(h.graph.start(good).is_some());
+    assert_eq!(h.finish(good).watched, [good]);
+    assert_eq!(h.fail(bad).watched, [bad, child]);
+    assert!(!h.graph.watch(good) && !h.graph.watch(child));
+}
+
+#[test]
+fn diagnosis_names_circles_and_the_never_spawned() {
+    let mut h = Harness::new();
+    let (a, b) = (h.declare(), h.declare());
+    let ghost = h.declare();
+    let Spawned::Waiting(_) = h.spawn(Some(a), &[b]) else { panic!("waits for b") };
+    let Spawned::Waiting(_) = h.spawn(Some(b), &[a, ghost]) else { panic!("waits for a") };
+    let me = h.declare();
+    let Spawned::Waiting(_) = h.spawn(Some(me), &[me]) else { panic!("waits for itself") };
+    let diagnosis = h.graph.diagnose();
+    assert_eq!(diagnosis.never_spawned, [ghost]);
+    assert_eq!(diagnosis.cycles, [vec![a, b], vec![me]]);
+    let of_b = diagnosis.blocked.iter().find(|t| t.id == b).expect("b is blocked");
+    assert_eq!(of_b.reasons, [Reason::DependsOn(a), Reason::DependsOn(ghost)]);
+}
+
+#[test]
+fn a_million_long_chain_is_run_cancelled_and_diagnosed_on_a_small_stack() {
+    const N: usize = 1_000_000;
+    let run = || {
+        let graph = TaskGraph::<usize>::new();
+        let cache = &mut SlotCache::default();
+        let build = |cache: &mut SlotCache| {
+            let mut last = graph.declare(cache);
+            let first = last;
+            for i in 1..N {
+                let Spawned::Waiting(id) = graph.spawn(cache, None, &[last], |_| i, Attrs::default()) else { panic!("waits") };
+                last = id;
+            }
+            first
+        };
+        let first = build(cache);
+        assert_eq!(graph.diagnose().never_spawned, [first]);
+        let Spawned::Ready(mut ready) = graph.spawn(cache, Some(first), &[], |_| 0, Attrs::default()) else { panic!("first") };
+        let mut completed = Completed::default();
+        for i in 0..N {
+            assert_eq!(graph.start(ready.id), Some(i));
+            graph.finish(cache, ready.id, &mut completed);
+            if let Some(next) = completed.ready.pop() {
+                ready = next;
+            }
+        }
+        let first = build(cache);
+        assert!(graph.cancel(first, &mut completed));
+        assert_eq!(completed.cancelled.len(), N);
+        drop(completed);
+        build(cache); // and dropped with the graph
+    };
+    std::thread::Builder::new().stack_size(64 * 1024).spawn(run).expect("thread").join().expect("no overflow");
+}
+
+#[test]
+fn a_wide_fan_is_linear() {
+    const N: usize = 100_000;
+    let mut h = Harness::new();
+    let graph = &h.graph;
+    let source = graph.declare(&mut h.cache);
+    let mut leaves = Vec::new();
+    for _ in 0..N {
+        let Spawned::Waiting(id) = graph.spawn(&mut h.cache, None, &[source], |_| "leaf", Attrs::default()) else { panic!("waits") };
+        leaves.push(id);
+    }
+    let Spawned::Waiting(sink) = graph.spawn(&mut h.cache, None, &leaves, |_| "sink", Attrs::default()) else { panic!("waits") };
+    let Spawned::Ready(_) = graph.spawn(&mut h.cache, Some(source), &[], |_| "source", Attrs::default()) else { panic!("first") };
+    let mut completed = Completed::default();
+    let mut queue = vec![source];
+    let mut last = source;
+    while let Some(id) = queue.pop() {
+        assert!(graph.start(id).is_some());
+        graph.finish(&mut h.cache, id, &mut completed);
+        queue.extend(completed.ready.drain(..).map(|r| r.id));
+        last = id;
+    }
+    assert_eq!(last, sink);
+}
+
+/// A program for the graph: tasks are named by number, actions come in any order.
+#[derive(Clone, Debug)]
+enum Action {
+    /// Spawn task `.0` (if not yet spawned) depending on the given ones, declared if need be.
+    Spawn(usize, Vec<usize>),
+    /// Start and end some ready task; `false`: with an error.
+    Run(usize, bool),
+    /// Start some ready task, suspend it on these.
+    Await(usize, Vec<usize>),
+    /// Cancel a task that may be anywhere in its life.
+    Cancel(usize),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let task = 0..12_usize;
+    let some = proptest::collection::vec(0..12_usize, 0..4);
+    prop_oneof![
+        5 => (task.clone(), some.clone()).prop_map(|(t, on)| Action::Spawn(t, on)),
+        5 => (any::<usize>(), proptest::bool::weighted(0.85)).prop_map(|(k, ok)| Action::Run(k, ok)),
+        2 => (any::<usize>(), some).prop_map(|(k, on)| Action::Await(k, on)),
+        1 => task.prop_map(Action::Cancel),
+    ]
+}
+
+/// The same thing the slow way: states by name, "ready" computed afresh each time from all dependencies.
+#[derive(Default)]
+struct Oracle {
+    state: BTreeMap<usize, TaskState>,
+    dependencies: BTreeMap<usize, Vec<usize>>,
+    /// Suspended once: failures of what it waits for no longer cancel it.
+    started: BTreeSet<usize>,
+}
+
+impl Oracle {
+    fn state(&self, task: usize) -> TaskState {
+        self.state.get(&task).copied().unwrap_or(TaskState::Declared)
+    }
+
+    /// Propagates ends until nothing changes.
+    fn settle(&mut self) {
+        loop {
+            let mut changed = false;
+            for (&task, on) in &self.dependencies {
+                let state = self.state(task);
+                if !matches!(state, TaskState::Waiting | TaskState::Suspended) {
+                    continue;
+                }
+                let ends: Vec<_> = on.iter().map(|d| self.state(*d)).collect();
+                let bad = ends.iter().any(|e| matches!(e, TaskState::Failed | TaskState::Cancelled));
+                let next = if bad && !self.started.contains(&task) {
+                    TaskState::Cancelled
+                } else if ends.iter().all(|e| e.is_terminal()) {
+                    TaskState::Ready
+                } else {
+                    continue;
+                };
+                self.state.insert(task, next);
+                changed = true;
+                break;
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+    #[test]
+    fn agrees_with_a_brute_force_oracle(actions in proptest::collection::vec(action(), 1..60)) {
+        let mut h = Harness::new();
+        let mut ids = BTreeMap::<usize, TaskId>::new();
+        let mut queue = VecDeque::<TaskId>::new();
+        let mut oracle = Oracle::default();
+        for action in actions {
+            let mut completed = Completed::default();
+            match action {
+                Action::Spawn(task, on) => {
+                    if oracle.state(task) != TaskState::Declared { continue; }
+                    let mut id_of = |t: usize| *ids.entry(t).or_insert_with(|| h.graph.declare(&mut h.cache));
+                    let me = id_of(task);
+                    let dependencies: Vec<_> = on.iter().map(|&d| id_of(d)).collect();
+                    match h.graph.spawn(&mut h.cache, Some(me), &dependencies, |_| "body", Attrs::default()) {
+                        Spawned::Ready(ready) => queue.push_back(ready.id),
+                        Spawned::Waiting(_) => {}
+                        Spawned::Cancelled(_, c) => completed = c,
+                        Spawned::Taken => prop_assert!(false, "first spawn of {task}"),
+                    }
+                    oracle.state.insert(task, TaskState::Waiting);
+                    oracle.dependencies.insert(task, on);
+                }
+                Action::Run(k, ok) => {
+                    if queue.is_empty() { continue; }
+                    let id = queue.remove(k % queue.len()).expect("within bounds");
+                    let Some(_) = h.graph.start(id) else { continue };
+                    let task = *ids.iter().find(|(_, i)| **i == id).expect("known").0;
+                    if ok {
+                        h.graph.finish(&mut h.cache, id, &mut completed);
+                    } else {
+                        h.graph.fail(id, &mut completed);
+                    }
+                    oracle.state.insert(task, if ok { TaskState::Done } else { TaskState::Failed });
+                }
+                Action::Await(k, on) => {
+                    if queue.is_empty() { continue; }
+                    let id = queue.remove(k % queue.len()).expect("within bounds");
+                    let Some(body) = h.graph.start(id) else { continue };
+                    let task = *ids.iter().find(|(_, i)| **i == id).expect("known").0;
+                    let awaited: Vec<_> = on.iter().map(|&d| *ids.entry(d).or_insert_with(|| h.graph.declare(&mut h.cache))).collect();
+                    if let Suspended::Ready(ready) = h.graph.suspend(id, body, &awaited) {
+                        queue.push_back(ready.id);
+                    }
+                    oracle.state.insert(task, TaskState::Suspended);
+                    oracle.dependencies.insert(task, on);
+                    oracle.started.insert(task);
+                }
+                Action::Cancel(task) => {
+                    let Some(&id) = ids.get(&task) else { continue };
+                    let state = oracle.state(task);
+                    let did = h.graph.cancel(id, &mut completed);
+                    prop_assert_eq!(did, !state.is_terminal());
+                    if did { oracle.state.insert(task, TaskState::Cancelled); }
+                }
+            }
+            queue.extend(completed.ready.iter().map(|r| r.id));
+            oracle.settle();
+            h.graph.validate().map_err(TestCaseError::fail)?;
+            for (&task, &id) in &ids {
+                prop_assert_eq!(h.graph.state(id), oracle.state(task), "task {}", task);
+            }
+        }
+    }
+}

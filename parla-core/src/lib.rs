@@ -1,0 +1,25 @@
+//! The pure heart of Parla: what tasks are, how they depend on each other and what they claim.
+//!
+//! Nothing here starts a thread, reads a clock or does I/O, and there is no `unsafe`. The one piece of
+//! synchronisation is the short per-task lock inside [`TaskGraph`]; see [`graph`](TaskGraph) for why it suffices.
+//!
+//! * [`TaskGraph`]: states and edges of all tasks; completion yields the newly ready ones.
+//! * [`Claim`] and [`Ledger`]: exact integer accounting of a device's virtual compute units and memory.
+//! * [`TraceRecord`]: what happened to a task, as plain data.
+#![forbid(unsafe_code)]
+
+mod diagnosis;
+mod graph;
+mod ids;
+mod resources;
+mod slab;
+mod state;
+mod sync;
+mod trace;
+
+pub use diagnosis::{Blocked, Diagnosis, Reason};
+pub use graph::{Attrs, Cancelled, Completed, Ready, SlotCache, Spawned, Suspended, TaskGraph};
+pub use ids::{DeviceId, TaskId};
+pub use resources::{Claim, ClaimError, Ledger, Vcus};
+pub use state::TaskState;
+pub use trace::{TraceEvent, TraceRecord};

@@ -1,0 +1,60 @@
+//! What happened, as plain data. Times are arguments: whoever records them owns the clock.
+
+use crate::{Claim, TaskId};
+
+/// One step in the life of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceEvent {
+    /// It was spawned.
+    Spawned,
+    /// Its last dependency (or awaited task) ended.
+    Ready,
+    /// A worker began to run its body.
+    Running,
+    /// Its body gave up the worker to await other tasks.
+    Suspended,
+    /// A worker goes on with its body.
+    Resumed,
+    /// It ended without error.
+    Done,
+    /// Its body raised an error.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl TraceEvent {
+    /// The event's name in trace files and in Python.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Spawned => "spawned",
+            Self::Ready => "ready",
+            Self::Running => "running",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One line of a trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceRecord {
+    /// The task it happened to.
+    pub task: TaskId,
+    /// What happened.
+    pub event: TraceEvent,
+    /// When, in nanoseconds since the runtime started.
+    pub time_ns: u64,
+    /// On which worker; `None` for a thread that is no worker.
+    pub worker: Option<u32>,
+    /// For [`TraceEvent::Spawned`]: the dependencies; for [`TraceEvent::Suspended`]: the awaited tasks.
+    pub tasks: Vec<TaskId>,
+    /// For [`TraceEvent::Spawned`]: what it will claim.
+    pub claim: Claim,
+    /// Nanoseconds that an exclusive resource of the host language (Python's GIL) was held since the body last started.
+    pub held_ns: u64,
+}

@@ -1,0 +1,66 @@
+//! What can go wrong between the runtime and a device.
+
+use std::io;
+
+/// An error of a device, of its configuration, or of the machine below it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// An environment variable has a value that means nothing.
+    #[error("environment variable {name} is {value:?}, expected {allowed}")]
+    BadVariable {
+        /// The variable's name.
+        name: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What it may be set to, in words.
+        allowed: &'static str,
+    },
+
+    /// `PARLA_SIM_GPUS` is set, and nothing here can simulate a GPU.
+    #[error(
+        "environment variable PARLA_SIM_GPUS is {value:?}, but this version has no simulated GPUs: unset it"
+    )]
+    NoSimulatedGpus {
+        /// What it was set to.
+        value: String,
+    },
+
+    /// A number of workers that no runtime can be made of.
+    #[error("{requested} workers were requested, expected 1 to {max}")]
+    WorkerCount {
+        /// The number asked for.
+        requested: usize,
+        /// The largest number allowed.
+        max: usize,
+    },
+
+    /// A limit of zero cores, which leaves nothing to run on.
+    #[error("the cores to use are limited to 0, expected at least 1")]
+    NoCores,
+
+    /// The memory is too small to give every device at least one byte.
+    #[error("{memory} bytes of host memory cannot be shared by {n_devices} devices")]
+    NoMemory {
+        /// The bytes to share.
+        memory: u64,
+        /// The devices sharing it.
+        n_devices: usize,
+    },
+
+    /// Neither the system nor the user said how much memory there is.
+    #[error("the size of this machine's memory cannot be read: set PARLA_CPU_MEM to a number of bytes")]
+    UnknownMemory,
+
+    /// The operating system refused to bind the thread.
+    #[error("cannot bind the current thread to core {core} (PUs {pus:?}): {reason}")]
+    Bind {
+        /// The core's index in its topology.
+        core: u32,
+        /// The OS indices of the core's PUs.
+        pus: Vec<u32>,
+        /// What the operating system said.
+        #[source]
+        reason: io::Error,
+    },
+}
