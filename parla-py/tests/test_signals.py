@@ -1,0 +1,229 @@
+"""Ctrl-C: within about a second, once politely and twice at once, wherever the main thread is."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from support import WORKER_COUNTS, Program
+
+# Each program prints `ready` when it may be interrupted, and says what it saw.
+PRELUDE = """
+import sys, threading, time
+from parla import Parla, TaskSpace, spawn, ParlaError
+started, gate = threading.Event(), threading.Event()
+ran = []
+
+def short_body():
+    started.set()
+    end = time.monotonic() + 0.5   # a body that is running is waited for
+    while time.monotonic() < end:
+        pass
+    ran.append("short")
+
+def endless_body():
+    started.set()
+    while not gate.wait(0.05):
+        pass
+"""
+
+
+def program(text: str, n: int) -> Program:
+    return Program(PRELUDE + text.replace("WORKERS", str(n)))
+
+
+WAITS = {
+    "in_exit": "pass",
+    "in_body": "while True: pass",
+    "in_sleep": "time.sleep(60)",
+    "in_task_wait": "pending.wait()",
+    "in_result": "pending.result()",
+    "in_result_with_timeout": "pending.result(60)",
+    "in_space_wait": "T.wait()",
+    "in_spawn_loop": "while True: spawn()(lambda: None)",
+}
+
+
+@pytest.mark.parametrize("n", WORKER_COUNTS)
+@pytest.mark.parametrize("where", WAITS)
+def test_one_interrupt(where, n):
+    """What has not started is cancelled, the running body is waited for, `KeyboardInterrupt` leaves the block."""
+    run = program(
+        f"""
+T = TaskSpace("T")
+try:
+    with Parla(workers=WORKERS):
+        running = spawn(T[0])(short_body)
+        pending = spawn(T[1], [T[0]])(lambda: ran.append("pending"))
+        started.wait(10)
+        print("ready", flush=True)
+        {WAITS[where]}
+except KeyboardInterrupt:
+    print("interrupted", ran, running.done(), pending.done(), flush=True)
+with Parla(workers=WORKERS):
+    again = spawn()(lambda: "again")
+print(again.result(), flush=True)
+""",
+        n,
+    )
+    run.expect("ready")
+    begin = time.monotonic()
+    run.interrupt()
+    run.expect("interrupted ['short'] True True", 10)
+    assert time.monotonic() - begin < 3
+    done = run.finish()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "again"
+
+
+@pytest.mark.parametrize("n", WORKER_COUNTS)
+def test_a_second_interrupt_abandons_running_bodies(n):
+    run = program(
+        """
+class Announce:
+    def __exit__(self, *exc):
+        print("leaving", flush=True)
+    def __enter__(self):
+        pass
+try:
+    with Parla(workers=WORKERS):
+        with Announce():
+            spawn()(endless_body)
+            started.wait(10)
+            print("ready", flush=True)
+            threading.Event().wait(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+""",
+        n,
+    )
+    run.expect("ready")
+    run.interrupt()
+    run.expect("leaving")
+    begin = time.monotonic()
+    while run.process.poll() is None and time.monotonic() - begin < 5:
+        run.interrupt()  # the first of these may still fall into the body of the block
+        time.sleep(0.2)
+    done = run.finish(5)
+    assert time.monotonic() - begin < 3
+    assert "interrupted" in done.stdout or done.returncode in (1, 130, -signal.SIGINT)
+    assert "panicked" not in done.stderr
+    assert "Fatal" not in done.stderr
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_interrupt_while_thousands_are_pending(n):
+    run = program(
+        """
+T = TaskSpace("T")
+try:
+    with Parla(workers=WORKERS):
+        spawn(T[0])(short_body)
+        for i in range(1, 20_000):
+            spawn(T[i], [T[i - 1]])(lambda: ran.append(i))
+        started.wait(10)
+        print("ready", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", len(ran) < 20_000, all(t.done() for t in T.tasks), flush=True)
+""",
+        n,
+    )
+    run.expect("ready")
+    run.interrupt()
+    run.expect("interrupted True True", 10)
+    done = run.finish()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_uncaught_interrupt_ends_the_process_as_python_does():
+    run = program(
+        """
+with Parla(workers=2):
+    spawn()(short_body)
+    started.wait(10)
+    print("ready", flush=True)
+""",
+        2,
+    )
+    run.expect("ready")
+    run.interrupt()
+    done = run.finish(5)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_the_users_own_handler_runs_while_the_block_ends():
+    """A handler that doesn't raise must not end the wait."""
+    run = Program("""
+        import signal, threading
+        from parla import Parla, spawn
+        gate, started = threading.Event(), threading.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: gate.set())
+        with Parla(workers=1):
+            @spawn()
+            def body():
+                started.set()
+                assert gate.wait(20)
+                return "ran"
+            started.wait(10)
+            print("ready", flush=True)
+        print(body.result(), flush=True)
+    """)
+    run.expect("ready")
+    run.interrupt(signal.SIGUSR1)
+    run.expect("ran", 5)
+    assert run.finish().returncode == 0
+
+
+def test_a_handler_that_raises_is_an_error_of_the_block():
+    run = Program("""
+        import signal, threading
+        from parla import Parla, spawn
+        started, gate = threading.Event(), threading.Event()
+        def alarm(*_):
+            gate.set()
+            raise TimeoutError("too late")
+        signal.signal(signal.SIGUSR1, alarm)
+        try:
+            with Parla(workers=1):
+                @spawn()
+                def body():
+                    started.set()
+                    assert gate.wait(20)
+                started.wait(10)
+                print("ready", flush=True)
+        except TimeoutError as e:
+            print(e, flush=True)
+    """)
+    run.expect("ready")
+    run.interrupt(signal.SIGUSR1)
+    run.expect("too late", 5)
+    assert run.finish().returncode == 0
+
+
+def test_an_interrupted_coroutine_cleans_up():
+    run = program(
+        """
+T = TaskSpace("T")
+try:
+    with Parla(workers=2):
+        spawn(T[0])(short_body)
+        @spawn()
+        async def waiting():
+            try:
+                await T[1]
+            finally:
+                ran.append("cleaned")
+        spawn(T[1], [T[0]])(lambda: ran.append("pending"))
+        started.wait(10)
+        print("ready", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", sorted(ran), flush=True)
+""",
+        2,
+    )
+    run.expect("ready")
+    run.interrupt()
+    run.expect("interrupted ['cleaned', 'short']", 10)
+    assert run.finish().returncode == 0
