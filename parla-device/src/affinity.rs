@@ -25,7 +25,9 @@ pub fn bind_current_thread(core: &Core) -> Result<(), DeviceError> {
 pub(crate) fn allowed_pus() -> Option<Vec<u32>> {
     let words = get_mask()?;
     let pus = words.iter().zip(0_u32..).flat_map(|(&word, index)| {
-        (0..BITS).filter(move |bit| word & (1 << bit) != 0).map(move |bit| index * BITS + bit)
+        (0..BITS)
+            .filter(move |bit| word & (1 << bit) != 0)
+            .map(move |bit| index * BITS + bit)
     });
     Some(pus.collect())
 }
@@ -62,10 +64,16 @@ fn get_mask() -> Option<Vec<Word>> {
 #[cfg(target_os = "linux")]
 fn set_mask(pus: &[u32]) -> io::Result<()> {
     let Some(&last) = pus.iter().max() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the core has no PUs"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the core has no PUs",
+        ));
     };
     if last >= MAX_PUS {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no machine has such a PU"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no machine has such a PU",
+        ));
     }
     let mut words: Vec<Word> = vec![0; (last / BITS) as usize + 1];
     for pu in pus {
@@ -73,8 +81,13 @@ fn set_mask(pus: &[u32]) -> io::Result<()> {
     }
     // SAFETY: the kernel reads exactly the given number of bytes, all of which `words` owns. 0 is this
     // thread.
-    let rc = unsafe { libc::sched_setaffinity(0, size_of_val(words.as_slice()), words.as_ptr().cast()) };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let rc =
+        unsafe { libc::sched_setaffinity(0, size_of_val(words.as_slice()), words.as_ptr().cast()) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -92,7 +105,13 @@ mod tests {
     use super::*;
 
     fn core(pus: &[u32]) -> Core {
-        Core { index: 3, pus: pus.to_vec(), package: 0, numa_node: 0, l3: None }
+        Core {
+            index: 3,
+            pus: pus.to_vec(),
+            package: 0,
+            numa_node: 0,
+            l3: None,
+        }
     }
 
     #[test]
@@ -112,7 +131,10 @@ mod tests {
         let missing = MAX_PUS - 1;
         let error = bind_current_thread(&core(&[missing])).expect_err("no such PU");
         let text = error.to_string();
-        assert!(text.contains("core 3") && text.contains(&missing.to_string()), "{text}");
+        assert!(
+            text.contains("core 3") && text.contains(&missing.to_string()),
+            "{text}"
+        );
         assert!(bind_current_thread(&core(&[])).is_err());
         assert!(bind_current_thread(&core(&[u32::MAX])).is_err());
     }

@@ -12,11 +12,13 @@ pub(crate) fn cpu_quota(files: &SystemFiles) -> Option<u32> {
     let v2 = group_directories(files, Hierarchy::V2)
         .into_iter()
         .filter_map(|dir| parse_cpu_max(&files.read(&format!("{dir}/cpu.max"))?));
-    let v1 = group_directories(files, Hierarchy::V1 { controller: "cpu" }).into_iter().filter_map(|dir| {
-        let quota = files.read(&format!("{dir}/cpu.cfs_quota_us"))?;
-        let period = files.read(&format!("{dir}/cpu.cfs_period_us"))?;
-        parse_quota(&quota, &period)
-    });
+    let v1 = group_directories(files, Hierarchy::V1 { controller: "cpu" })
+        .into_iter()
+        .filter_map(|dir| {
+            let quota = files.read(&format!("{dir}/cpu.cfs_quota_us"))?;
+            let period = files.read(&format!("{dir}/cpu.cfs_period_us"))?;
+            parse_quota(&quota, &period)
+        });
     v2.chain(v1).min()
 }
 
@@ -31,7 +33,12 @@ pub(crate) fn memory_limit(files: &SystemFiles) -> Option<u64> {
             .min()
     };
     let v2 = read_in(Hierarchy::V2, "memory.max");
-    let v1 = read_in(Hierarchy::V1 { controller: "memory" }, "memory.limit_in_bytes");
+    let v1 = read_in(
+        Hierarchy::V1 {
+            controller: "memory",
+        },
+        "memory.limit_in_bytes",
+    );
     v2.into_iter().chain(v1).min()
 }
 
@@ -49,7 +56,11 @@ fn parse_quota(quota: &str, period: &str) -> Option<u32> {
     if period == 0 {
         return None;
     }
-    Some(u32::try_from(quota.div_ceil(period)).unwrap_or(u32::MAX).max(1))
+    Some(
+        u32::try_from(quota.div_ceil(period))
+            .unwrap_or(u32::MAX)
+            .max(1),
+    )
 }
 
 #[derive(Clone, Copy)]
@@ -105,7 +116,10 @@ fn parse_mount(text: &str, hierarchy: Hierarchy) -> Option<Mount> {
         let mut place = place.split(' ').skip(3);
         let (root, point) = (place.next()?, place.next()?);
         // The kernel writes blanks in paths as \040.
-        matches.then(|| Mount { root: root.replace(r"\040", " "), point: point.replace(r"\040", " ") })
+        matches.then(|| Mount {
+            root: root.replace(r"\040", " "),
+            point: point.replace(r"\040", " "),
+        })
     })
 }
 
@@ -113,9 +127,11 @@ fn parse_mount(text: &str, hierarchy: Hierarchy) -> Option<Mount> {
 fn directories_upwards(mount: &Mount, group: &str) -> Vec<String> {
     let point = mount.point.trim_end_matches('/');
     // A group outside of what is mounted cannot be seen; the top of what is mounted is above it or is it.
-    let below = group.strip_prefix(mount.root.trim_end_matches('/')).filter(|rest| {
-        (rest.is_empty() || rest.starts_with('/')) && !rest.split('/').any(|part| part == "..")
-    });
+    let below = group
+        .strip_prefix(mount.root.trim_end_matches('/'))
+        .filter(|rest| {
+            (rest.is_empty() || rest.starts_with('/')) && !rest.split('/').any(|part| part == "..")
+        });
     let mut below = below.unwrap_or("").trim_end_matches('/');
     let mut directories = vec![format!("{point}{below}")];
     while let Some(slash) = below.rfind('/') {

@@ -49,7 +49,9 @@ pub enum DeviceError {
     },
 
     /// Neither the system nor the user said how much memory there is.
-    #[error("the size of this machine's memory cannot be read: set PARLA_CPU_MEM to a number of bytes")]
+    #[error(
+        "the size of this machine's memory cannot be read: set PARLA_CPU_MEM to a number of bytes"
+    )]
     UnknownMemory,
 
     /// The operating system refused to bind the thread.

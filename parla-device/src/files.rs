@@ -12,7 +12,9 @@ pub(crate) struct SystemFiles {
 impl SystemFiles {
     /// The files of the machine we run on.
     pub(crate) fn of_this_machine() -> Self {
-        Self { root: PathBuf::from("/") }
+        Self {
+            root: PathBuf::from("/"),
+        }
     }
 
     /// The text of `path` without surrounding white space, if it can be read.
@@ -32,14 +34,23 @@ impl SystemFiles {
             return Vec::new();
         };
         let mut numbers: Vec<u32> = entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix(prefix)?.parse().ok())
+            .filter_map(|entry| {
+                entry
+                    .ok()?
+                    .file_name()
+                    .to_str()?
+                    .strip_prefix(prefix)?
+                    .parse()
+                    .ok()
+            })
             .collect();
         numbers.sort_unstable();
         numbers
     }
 
     fn locate(&self, path: &str) -> PathBuf {
-        self.root.join(Path::new(path).strip_prefix("/").unwrap_or(Path::new(path)))
+        self.root
+            .join(Path::new(path).strip_prefix("/").unwrap_or(Path::new(path)))
     }
 }
 

@@ -49,7 +49,11 @@ impl HostBackend {
     ///
     /// When the options ask for no workers or more than [`MAX_WORKERS`], for no cores, or for memory that
     /// is less than a byte per device.
-    pub fn new(options: &HostOptions, topology: &Topology, available_memory: u64) -> Result<Self, DeviceError> {
+    pub fn new(
+        options: &HostOptions,
+        topology: &Topology,
+        available_memory: u64,
+    ) -> Result<Self, DeviceError> {
         let mut cores = topology.usable_cores();
         let mut default_workers = topology.default_workers();
         if let Some(n_cores) = options.cores {
@@ -61,7 +65,10 @@ impl HostBackend {
         }
         let n_workers = options.workers.unwrap_or(default_workers.min(MAX_WORKERS));
         if !(1..=MAX_WORKERS).contains(&n_workers) {
-            return Err(DeviceError::WorkerCount { requested: n_workers, max: MAX_WORKERS });
+            return Err(DeviceError::WorkerCount {
+                requested: n_workers,
+                max: MAX_WORKERS,
+            });
         }
 
         let n_devices = match options.architecture {
@@ -83,7 +90,9 @@ impl HostBackend {
             },
             memory: share,
         };
-        Ok(Self { devices: (0_u32..).zip(0..n_devices).map(device).collect() })
+        Ok(Self {
+            devices: (0_u32..).zip(0..n_devices).map(device).collect(),
+        })
     }
 
     /// The devices, as what they are.
@@ -105,7 +114,10 @@ impl Backend for HostBackend {
     }
 
     fn devices(&self) -> Vec<&dyn Device> {
-        self.devices.iter().map(|device| device as &dyn Device).collect()
+        self.devices
+            .iter()
+            .map(|device| device as &dyn Device)
+            .collect()
     }
 }
 

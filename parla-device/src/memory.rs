@@ -12,11 +12,16 @@ use crate::files::SystemFiles;
 /// [`DeviceError::UnknownMemory`] when the system does not say.
 pub fn available_memory() -> Result<u64, DeviceError> {
     let files = SystemFiles::of_this_machine();
-    smaller_of(installed(&files).or_else(physical_pages), cgroup::memory_limit(&files))
+    smaller_of(
+        installed(&files).or_else(physical_pages),
+        cgroup::memory_limit(&files),
+    )
 }
 
 fn smaller_of(installed: Option<u64>, limit: Option<u64>) -> Result<u64, DeviceError> {
-    let installed = installed.filter(|&bytes| bytes > 0).ok_or(DeviceError::UnknownMemory)?;
+    let installed = installed
+        .filter(|&bytes| bytes > 0)
+        .ok_or(DeviceError::UnknownMemory)?;
     Ok(limit.map_or(installed, |limit| installed.min(limit)))
 }
 
@@ -29,7 +34,13 @@ fn installed(files: &SystemFiles) -> Option<u64> {
 pub(crate) fn parse_mem_total(text: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (_, value) = line.split_once("MemTotal:")?;
-        value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+        value
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1024)
     })
 }
 
@@ -50,9 +61,21 @@ mod tests {
 
     #[test]
     fn mem_total_of_machine_and_node() {
-        assert_eq!(parse_mem_total("MemTotal:       24684096 kB\nMemFree: 1 kB"), Some(24_684_096 * 1024));
-        assert_eq!(parse_mem_total("Node 0 MemTotal:  2048 kB\nNode 0 MemFree: 9 kB"), Some(2048 * 1024));
-        for bad in ["", "MemFree: 5 kB", "MemTotal: 5 MB", "MemTotal: -5 kB", "MemTotal: 18446744073709551615 kB"] {
+        assert_eq!(
+            parse_mem_total("MemTotal:       24684096 kB\nMemFree: 1 kB"),
+            Some(24_684_096 * 1024)
+        );
+        assert_eq!(
+            parse_mem_total("Node 0 MemTotal:  2048 kB\nNode 0 MemFree: 9 kB"),
+            Some(2048 * 1024)
+        );
+        for bad in [
+            "",
+            "MemFree: 5 kB",
+            "MemTotal: 5 MB",
+            "MemTotal: -5 kB",
+            "MemTotal: 18446744073709551615 kB",
+        ] {
             assert_eq!(parse_mem_total(bad), None, "{bad:?}");
         }
     }
@@ -65,7 +88,8 @@ mod tests {
             ("/proc/self/mountinfo", "1 2 0:3 / /cg rw - cgroup2 none rw"),
             ("/cg/memory.max", "1000"),
         ]);
-        let available = |files: &SystemFiles| smaller_of(installed(files), cgroup::memory_limit(files)).ok();
+        let available =
+            |files: &SystemFiles| smaller_of(installed(files), cgroup::memory_limit(files)).ok();
         assert_eq!(available(&system.files), Some(1000));
         system.write("/cg/memory.max", "9223372036854771712");
         assert_eq!(available(&system.files), Some(4096));

@@ -86,9 +86,8 @@ impl Topology {
     ///
     /// The affinity mask is that of the calling thread, so call this before binding it.
     ///
-    /// Where hwloc was told to describe another machine (`HWLOC_SYNTHETIC`, `HWLOC_XMLFILE`), the limits
-    /// of this process say nothing about it and are left out, unless `HWLOC_THISSYSTEM=1` claims that it
-    /// is this one after all.
+    /// hwloc can be told to describe another machine (`HWLOC_SYNTHETIC`, `HWLOC_XMLFILE`). The limits of
+    /// this process and the sizes of NUMA nodes are still those that the system here reports.
     #[must_use]
     pub fn detect() -> Self {
         let files = SystemFiles::of_this_machine();
@@ -96,11 +95,7 @@ impl Topology {
         if let Some(topology) =
             hwloc::read_pus().and_then(|pus| Self::assemble(Source::Hwloc, pus, &files))
         {
-            return if hwloc::describes_another_machine() {
-                topology.without_memory_sizes()
-            } else {
-                topology.limited(affinity::allowed_pus(), &files)
-            };
+            return topology.limited(affinity::allowed_pus(), &files);
         }
         Self::detect_without_hwloc(&files)
     }
@@ -123,13 +118,24 @@ impl Topology {
             .cores
             .iter()
             .map(|core| {
-                let pus = core.pus.iter().copied().filter(|pu| allowed.binary_search(pu).is_ok());
-                Core { pus: pus.collect(), ..core.clone() }
+                let pus = core
+                    .pus
+                    .iter()
+                    .copied()
+                    .filter(|pu| allowed.binary_search(pu).is_ok());
+                Core {
+                    pus: pus.collect(),
+                    ..core.clone()
+                }
             })
             .filter(|core| !core.pus.is_empty())
             .collect();
         // A mask of PUs that we have never heard of limits nothing.
-        if usable.is_empty() { self.cores.clone() } else { usable }
+        if usable.is_empty() {
+            self.cores.clone()
+        } else {
+            usable
+        }
     }
 
     /// The number of workers that keeps this process's share of the machine busy: one for each physical
@@ -153,7 +159,8 @@ impl Topology {
         if pus.is_empty() || distinct.len() < pus.len() {
             return None;
         }
-        let (mut packages, mut nodes, mut caches) = (Numbering::new(), Numbering::new(), Numbering::new());
+        let (mut packages, mut nodes, mut caches) =
+            (Numbering::new(), Numbering::new(), Numbering::new());
         let mut core_numbers = Numbering::new();
         let mut cores: Vec<Core> = Vec::new();
         for pu in pus {
@@ -179,7 +186,10 @@ impl Topology {
         let numa_nodes = nodes
             .names
             .into_iter()
-            .map(|os_index| NumaNode { os_index, memory: sysfs::node_memory(files, os_index) })
+            .map(|os_index| NumaNode {
+                os_index,
+                memory: sysfs::node_memory(files, os_index),
+            })
             .collect();
         Some(Self {
             source,
@@ -200,11 +210,20 @@ impl Topology {
                 (0..u32::try_from(count).unwrap_or(u32::MAX)).collect()
             }
         };
-        let core = |(index, pu)| Core { index, pus: vec![pu], package: 0, numa_node: 0, l3: None };
+        let core = |(index, pu)| Core {
+            index,
+            pus: vec![pu],
+            package: 0,
+            numa_node: 0,
+            l3: None,
+        };
         Self {
             source: Source::Std,
             packages: vec![0],
-            numa_nodes: vec![NumaNode { os_index: 0, memory: None }],
+            numa_nodes: vec![NumaNode {
+                os_index: 0,
+                memory: None,
+            }],
             cores: (0_u32..).zip(pus).map(core).collect(),
             allowed_pus: None,
             cpu_quota: None,
@@ -212,16 +231,11 @@ impl Topology {
     }
 
     fn limited(self, allowed_pus: Option<Vec<u32>>, files: &SystemFiles) -> Self {
-        Self { allowed_pus, cpu_quota: cgroup::cpu_quota(files), ..self }
-    }
-
-    /// The sizes in this machine's sysfs are not those of a machine that hwloc was told to describe.
-    #[cfg(all(feature = "hwloc", unix, target_pointer_width = "64"))]
-    fn without_memory_sizes(mut self) -> Self {
-        for node in &mut self.numa_nodes {
-            node.memory = None;
+        Self {
+            allowed_pus,
+            cpu_quota: cgroup::cpu_quota(files),
+            ..self
         }
-        self
     }
 }
 
@@ -244,7 +258,10 @@ struct Numbering {
 
 impl Numbering {
     fn new() -> Self {
-        Self { names: Vec::new(), numbers: BTreeMap::new() }
+        Self {
+            names: Vec::new(),
+            numbers: BTreeMap::new(),
+        }
     }
 
     fn number_of(&mut self, name: u32) -> u32 {

@@ -3,14 +3,20 @@
 use std::collections::BTreeSet;
 use std::thread;
 
-use parla_device::{Backend, HostBackend, HostOptions, Source, Topology, available_memory, bind_current_thread};
+use parla_device::{
+    Backend, HostBackend, HostOptions, Source, Topology, available_memory, bind_current_thread,
+};
 
 #[test]
 fn the_topology_is_consistent() {
     let topology = Topology::detect();
     assert!(!topology.cores.is_empty());
 
-    let pus: Vec<u32> = topology.cores.iter().flat_map(|core| core.pus.iter().copied()).collect();
+    let pus: Vec<u32> = topology
+        .cores
+        .iter()
+        .flat_map(|core| core.pus.iter().copied())
+        .collect();
     let distinct: BTreeSet<u32> = pus.iter().copied().collect();
     assert_eq!(distinct.len(), pus.len(), "a PU belongs to one core");
     assert_eq!(pus.len(), topology.n_pus());
@@ -22,7 +28,12 @@ fn the_topology_is_consistent() {
         assert!((core.numa_node as usize) < topology.numa_nodes.len());
     }
     for package in 0..topology.packages.len() {
-        assert!(topology.cores.iter().any(|core| core.package as usize == package));
+        assert!(
+            topology
+                .cores
+                .iter()
+                .any(|core| core.package as usize == package)
+        );
     }
 }
 
@@ -39,7 +50,9 @@ fn the_best_source_is_used() {
 #[test]
 fn workers_are_within_what_the_standard_library_sees() {
     let topology = Topology::detect();
-    let parallelism = thread::available_parallelism().expect("this machine has CPUs").get();
+    let parallelism = thread::available_parallelism()
+        .expect("this machine has CPUs")
+        .get();
     // The standard library counts PUs and rounds the quota down, we count cores and round it up.
     assert!((1..=parallelism + 1).contains(&topology.default_workers()));
     assert!(topology.default_workers() <= topology.usable_cores().len());
@@ -74,6 +87,9 @@ fn a_thread_can_be_bound_to_every_usable_core() {
 fn the_host_backend_uses_what_is_there() {
     let host = HostBackend::probe(&HostOptions::default()).expect("a default never fails");
     assert_eq!(host.devices().len(), 1);
-    assert_eq!(host.devices()[0].memory_capacity(), available_memory().expect("this machine has memory"));
+    assert_eq!(
+        host.devices()[0].memory_capacity(),
+        available_memory().expect("this machine has memory")
+    );
     assert_eq!(host.n_workers(), Topology::detect().default_workers());
 }

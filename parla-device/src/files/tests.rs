@@ -22,7 +22,9 @@ impl MadeUpSystem {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let root: PathBuf =
             std::env::temp_dir().join(format!("parla-device-{}-{number}", std::process::id()));
-        let system = Self { files: SystemFiles { root } };
+        let system = Self {
+            files: SystemFiles { root },
+        };
         fs::create_dir_all(&system.files.root).expect("the temporary directory is writable");
         for (path, text) in files {
             system.write(path, text);
@@ -54,17 +56,26 @@ fn files_are_read_below_the_root() {
         ("/sys/devices/system/cpu/cpufreq/x", ""),
     ]);
     let files = &system.files;
-    assert_eq!(files.read("/sys/devices/system/cpu/cpu10/x").as_deref(), Some("7"));
+    assert_eq!(
+        files.read("/sys/devices/system/cpu/cpu10/x").as_deref(),
+        Some("7")
+    );
     assert_eq!(files.read_u32("/sys/devices/system/cpu/cpu10/x"), Some(7));
     assert_eq!(files.read_u32("/sys/devices/system/cpu/cpu2/x"), None);
     assert_eq!(files.read("/sys/devices/system/cpu/cpu3/x"), None);
-    assert_eq!(files.numbered_entries("/sys/devices/system/cpu", "cpu"), [2, 10]);
+    assert_eq!(
+        files.numbered_entries("/sys/devices/system/cpu", "cpu"),
+        [2, 10]
+    );
     assert!(files.numbered_entries("/sys/nowhere", "cpu").is_empty());
 }
 
 #[test]
 fn cpu_lists() {
-    assert_eq!(parse_cpu_list("0-3,8,10-11\n"), Some(vec![0, 1, 2, 3, 8, 10, 11]));
+    assert_eq!(
+        parse_cpu_list("0-3,8,10-11\n"),
+        Some(vec![0, 1, 2, 3, 8, 10, 11])
+    );
     assert_eq!(parse_cpu_list("5,1,1-2"), Some(vec![1, 2, 5]));
     assert_eq!(parse_cpu_list(""), Some(vec![]));
     for bad in ["a", "3-1", "-1", "1-", "0-4294967295", "99999999999", "1 2"] {

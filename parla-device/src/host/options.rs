@@ -50,8 +50,12 @@ impl HostOptions {
             return Err(DeviceError::NoSimulatedGpus { value });
         }
         let count = |name| parse(&lookup, name, "a whole number from 1 to 4096", parse_count);
-        let architecture =
-            parse(&lookup, "PARLA_CPU_ARCHITECTURE", "\"whole\" or \"cores\"", parse_architecture)?;
+        let architecture = parse(
+            &lookup,
+            "PARLA_CPU_ARCHITECTURE",
+            "\"whole\" or \"cores\"",
+            parse_architecture,
+        )?;
         Ok(Self {
             workers: count("PARLA_NUM_THREADS")?,
             cores: count("PARLA_CORES")?,
@@ -88,12 +92,19 @@ fn parse<T>(
     };
     match parser(value.trim()) {
         Some(parsed) => Ok(Some(parsed)),
-        None => Err(DeviceError::BadVariable { name, value, allowed }),
+        None => Err(DeviceError::BadVariable {
+            name,
+            value,
+            allowed,
+        }),
     }
 }
 
 fn parse_count(text: &str) -> Option<usize> {
-    parse_digits(text)?.try_into().ok().filter(|count| (1..=MAX_WORKERS).contains(count))
+    parse_digits(text)?
+        .try_into()
+        .ok()
+        .filter(|count| (1..=MAX_WORKERS).contains(count))
 }
 
 fn parse_architecture(text: &str) -> Option<CpuArchitecture> {
@@ -105,7 +116,9 @@ fn parse_architecture(text: &str) -> Option<CpuArchitecture> {
 }
 
 fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
     let shift = match suffix.trim_start() {
         "" => 0,
@@ -115,12 +128,16 @@ fn parse_bytes(text: &str) -> Option<u64> {
         "T" | "TiB" => 40,
         _ => return None,
     };
-    parse_digits(number)?.checked_mul(1 << shift).filter(|&bytes| bytes > 0)
+    parse_digits(number)?
+        .checked_mul(1 << shift)
+        .filter(|&bytes| bytes > 0)
 }
 
 /// A number of nothing but digits; `str::parse` would also take a leading `+`.
 fn parse_digits(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -130,13 +147,19 @@ mod tests {
 
     fn options(variables: &[(&str, &str)]) -> Result<HostOptions, DeviceError> {
         HostOptions::from_env(|name| {
-            variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(variable, _)| *variable == name)
+                .map(|(_, value)| (*value).to_owned())
         })
     }
 
     #[test]
     fn nothing_set_is_the_default() {
-        assert_eq!(options(&[]).expect("no variable is bad"), HostOptions::default());
+        assert_eq!(
+            options(&[]).expect("no variable is bad"),
+            HostOptions::default()
+        );
     }
 
     #[test]
@@ -177,12 +200,42 @@ mod tests {
     #[test]
     fn bad_values_are_errors_that_name_variable_value_and_what_is_allowed() {
         for (name, bad_values, allowed) in [
-            ("PARLA_NUM_THREADS", &["0", "-1", "4097", "two", "1.5", "", "+2", "99999999999999999999"][..], "1 to 4096"),
+            (
+                "PARLA_NUM_THREADS",
+                &[
+                    "0",
+                    "-1",
+                    "4097",
+                    "two",
+                    "1.5",
+                    "",
+                    "+2",
+                    "99999999999999999999",
+                ][..],
+                "1 to 4096",
+            ),
             ("PARLA_CORES", &["0", "all", "4097", "nan"], "1 to 4096"),
-            ("PARLA_CPU_ARCHITECTURE", &["gpu", "", "whole cores"], "\"whole\" or \"cores\""),
+            (
+                "PARLA_CPU_ARCHITECTURE",
+                &["gpu", "", "whole cores"],
+                "\"whole\" or \"cores\"",
+            ),
             (
                 "PARLA_CPU_MEM",
-                &["0", "0G", "", "G", "-1", "1.5G", "1GB", "1KB", "inf", "\u{fffd}", "16777216T", "18446744073709551616"],
+                &[
+                    "0",
+                    "0G",
+                    "",
+                    "G",
+                    "-1",
+                    "1.5G",
+                    "1GB",
+                    "1KB",
+                    "inf",
+                    "\u{fffd}",
+                    "16777216T",
+                    "18446744073709551616",
+                ],
                 "512MiB",
             ),
         ] {
@@ -197,15 +250,22 @@ mod tests {
 
     #[test]
     fn the_stated_maximum_is_the_checked_one() {
-        let error = options(&[("PARLA_CORES", "x")]).expect_err("not a number").to_string();
+        let error = options(&[("PARLA_CORES", "x")])
+            .expect_err("not a number")
+            .to_string();
         assert!(error.contains(&MAX_WORKERS.to_string()), "{error}");
     }
 
     #[test]
     fn simulated_gpus_are_refused() {
         for value in ["4", "0", ""] {
-            let error = options(&[("PARLA_SIM_GPUS", value)]).expect_err(value).to_string();
-            assert!(error.contains("PARLA_SIM_GPUS") && error.contains("no simulated GPUs"), "{error}");
+            let error = options(&[("PARLA_SIM_GPUS", value)])
+                .expect_err(value)
+                .to_string();
+            assert!(
+                error.contains("PARLA_SIM_GPUS") && error.contains("no simulated GPUs"),
+                "{error}"
+            );
         }
     }
 

@@ -6,7 +6,6 @@
 //! plain data here, and NUMA nodes are those that the PUs name.
 
 use std::collections::BTreeMap;
-use std::env;
 
 use hwloc2::{Bitmap, ObjectType, Topology};
 
@@ -34,13 +33,6 @@ pub(super) fn read_pus() -> Option<Vec<Pu>> {
     Some(pus.collect())
 }
 
-/// Whether hwloc was told by the environment to describe another machine than this one.
-pub(super) fn describes_another_machine() -> bool {
-    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-    let told = ["HWLOC_SYNTHETIC", "HWLOC_XMLFILE", "HWLOC_FSROOT"].into_iter().any(is_set);
-    told && env::var_os("HWLOC_THISSYSTEM").is_none_or(|value| value != "1")
-}
-
 /// How to call the objects of a type.
 #[derive(Clone, Copy)]
 enum ObjectNames {
@@ -51,7 +43,11 @@ enum ObjectNames {
 }
 
 /// For each PU the name of the object of this type that holds it; empty when there are no such objects.
-fn objects_of_pus(topology: &Topology, kind: &ObjectType, names: ObjectNames) -> BTreeMap<u32, u32> {
+fn objects_of_pus(
+    topology: &Topology,
+    kind: &ObjectType,
+    names: ObjectNames,
+) -> BTreeMap<u32, u32> {
     let mut object_of = BTreeMap::new();
     let objects = topology.objects_with_type(kind).unwrap_or_default();
     for (position, object) in (0_u32..).zip(objects) {
