@@ -23,13 +23,7 @@ pub fn bind_current_thread(core: &Core) -> Result<(), DeviceError> {
 /// The OS indices of the PUs that the calling thread may run on, ascending; `None` where the system has
 /// no such notion. New threads and processes start with their parent's.
 pub(crate) fn allowed_pus() -> Option<Vec<u32>> {
-    let words = get_mask()?;
-    let pus = words.iter().zip(0_u32..).flat_map(|(&word, index)| {
-        (0..BITS)
-            .filter(move |bit| word & (1 << bit) != 0)
-            .map(move |bit| index * BITS + bit)
-    });
-    Some(pus.collect())
+    Some(pus_of(&get_mask()?))
 }
 
 /// The kernel's masks are arrays of C's `unsigned long`, PU 0 being the lowest bit of the first.
@@ -38,6 +32,31 @@ const BITS: u32 = Word::BITS;
 
 /// Masks of more PUs than this do not exist.
 const MAX_PUS: u32 = 1 << 16;
+
+/// The PUs of a mask, ascending.
+fn pus_of(mask: &[Word]) -> Vec<u32> {
+    let pus_of_word = |(index, word): (u32, Word)| {
+        let bits = (0..BITS).filter(move |bit| word & (1 << bit) != 0);
+        bits.map(move |bit| index * BITS + bit)
+    };
+    (0_u32..)
+        .zip(mask.iter().copied())
+        .flat_map(pus_of_word)
+        .collect()
+}
+
+/// The shortest mask of these PUs.
+fn mask_of(pus: &[u32]) -> Vec<Word> {
+    let n_words = pus
+        .iter()
+        .max()
+        .map_or(0, |last| (last / BITS) as usize + 1);
+    let mut mask: Vec<Word> = vec![0; n_words];
+    for pu in pus {
+        mask[(pu / BITS) as usize] |= 1 << (pu % BITS);
+    }
+    mask
+}
 
 #[cfg(target_os = "linux")]
 fn get_mask() -> Option<Vec<Word>> {
@@ -63,22 +82,14 @@ fn get_mask() -> Option<Vec<Word>> {
 
 #[cfg(target_os = "linux")]
 fn set_mask(pus: &[u32]) -> io::Result<()> {
-    let Some(&last) = pus.iter().max() else {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the core has no PUs",
-        ));
-    };
-    if last >= MAX_PUS {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "no machine has such a PU",
-        ));
+    let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if pus.is_empty() {
+        return refuse("the core has no PUs");
     }
-    let mut words: Vec<Word> = vec![0; (last / BITS) as usize + 1];
-    for pu in pus {
-        words[(pu / BITS) as usize] |= 1 << (pu % BITS);
+    if pus.iter().any(|&pu| pu >= MAX_PUS) {
+        return refuse("no machine has such a PU");
     }
+    let words = mask_of(pus);
     // SAFETY: the kernel reads exactly the given number of bytes, all of which `words` owns. 0 is this
     // thread.
     let rc =
@@ -124,6 +135,14 @@ mod tests {
         });
         assert_eq!(bound.join().expect("the thread does not panic"), [last]);
         assert_eq!(allowed_pus().expect("Linux has affinity masks"), before);
+    }
+
+    #[test]
+    fn masks_of_large_machines() {
+        for pus in [&[][..], &[0], &[63], &[64], &[0, 1, 63, 64, 127, 128, 5000]] {
+            assert_eq!(pus_of(&mask_of(pus)), pus);
+        }
+        assert_eq!(mask_of(&[1, 65]), [2, 2]);
     }
 
     #[test]

@@ -122,6 +122,8 @@ fn both_versions_are_read_on_a_hybrid_system() {
         ("/sys/fs/cgroup/unified/unified/cpu.max", "500000 100000"),
     ]);
     assert_eq!(memory_limit(&system.files), Some(400));
+    system.write("/sys/fs/cgroup/unified/unified/memory.max", "600");
+    assert_eq!(memory_limit(&system.files), Some(500));
     assert_eq!(cpu_quota(&system.files), Some(5));
 }
 
