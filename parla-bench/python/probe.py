@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 import threading
 import time
@@ -129,7 +130,7 @@ def resident_bytes() -> int:
     """Resident memory of this process, after collecting garbage."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 PROBES: dict[str, Callable[[System, int], dict[str, float]]] = {
