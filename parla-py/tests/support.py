@@ -62,7 +62,7 @@ class Program:
         full_env.update(PYTHONUNBUFFERED="1", **(env or {}))
         self.process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", *args, str(self.path)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -107,6 +107,14 @@ class Program:
         """Sends the signal to the program, as a terminal would send Ctrl-C."""
         self.process.send_signal(sig)
 
+    def release(self) -> None:
+        """Gives the program a line to read, which is what a body that waits on `sys.stdin` needs to go on."""
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+
     def finish(self, timeout: float = LIMIT) -> subprocess.CompletedProcess[str]:
         """Waits for the end; a program that doesn't end fails the test with the stacks of its threads."""
         try:
@@ -136,7 +144,11 @@ class Program:
         self.process.wait()
         for reader in self._readers:
             reader.join(5)
-        self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
         self.process.stderr.close()
         self._dir.cleanup()
 

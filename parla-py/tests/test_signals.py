@@ -17,9 +17,7 @@ ran = []
 
 def short_body():
     started.set()
-    end = time.monotonic() + 0.5   # a body that is running is waited for
-    while time.monotonic() < end:
-        pass
+    sys.stdin.readline()   # goes on when the test says so, after its interrupt
     ran.append("short")
 
 def endless_body():
@@ -31,6 +29,13 @@ def endless_body():
 
 def program(text: str, n: int) -> Program:
     return Program(PRELUDE + text.replace("WORKERS", str(n)))
+
+
+def interrupt_then_release(run: Program) -> None:
+    """Interrupts while the body runs, and lets the body end once the main thread has had time to notice."""
+    run.interrupt()
+    time.sleep(0.2)
+    run.release()
 
 
 WAITS = {
@@ -69,7 +74,7 @@ print(again.result(), flush=True)
     )
     run.expect("ready")
     begin = time.monotonic()
-    run.interrupt()
+    interrupt_then_release(run)
     run.expect("interrupted ['short'] True True", 10)
     assert time.monotonic() - begin < 3
     done = run.finish()
@@ -130,7 +135,7 @@ except KeyboardInterrupt:
         n,
     )
     run.expect("ready")
-    run.interrupt()
+    interrupt_then_release(run)
     run.expect("interrupted True True", 10)
     done = run.finish()
     assert (done.returncode, done.stderr) == (0, "")
@@ -147,7 +152,7 @@ with Parla(workers=2):
         2,
     )
     run.expect("ready")
-    run.interrupt()
+    interrupt_then_release(run)
     done = run.finish(5)
     assert done.returncode == -signal.SIGINT
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
@@ -224,6 +229,6 @@ except KeyboardInterrupt:
         2,
     )
     run.expect("ready")
-    run.interrupt()
+    interrupt_then_release(run)
     run.expect("interrupted ['cleaned', 'short']", 10)
     assert run.finish().returncode == 0
