@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fig13_plot
@@ -16,8 +17,8 @@ from measure import Measurement, available_cores, in_turns, provenance, settle_m
 from systems import System, taking_part
 
 LENGTHS_MS = (0.8, 1.6, 6.4, 25.6, 51.2, 102.4)
-GIL_HELD_MS = (0, 0.5, 1, 2.5, 5, 10, 25)
-GIL_TASK_MS = 50
+GIL_HELD_MS = (0.0, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
+GIL_TASK_MS = 50.0
 PAPER_TASKS = 1000
 
 
@@ -65,60 +66,40 @@ def default_threads(cores: int) -> list[int]:
 
 
 def n_tasks(length_ms: float, threads: int, chosen: argparse.Namespace) -> int:
-    """How many tasks of one length to run.
+    """How many tasks of one length to run: the paper's 1 000 where that is short or asked for.
 
-    The paper's 1 000 where that is short or asked for; else about two seconds' work per thread
-    count, rounded to whole rounds of the threads, at least 20 rounds.
+    Longer ones get 2.5 seconds' work and at least 20 rounds of the threads, in whole rounds.
     """
-    if chosen.full:
+    if chosen.full or (length_ms <= 6.4 and not chosen.quick):
         return PAPER_TASKS
-    work_ms, n_rounds = (100, 4) if chosen.quick else (2000, 20)
+    work_ms, n_rounds = (100, 4) if chosen.quick else (2500, 20)
     n = min(PAPER_TASKS, max(work_ms / length_ms, n_rounds * threads))
-    return max(threads, int(n) // threads * threads)
+    return int(n) // threads * threads
 
 
-def overhead(chosen: argparse.Namespace, systems: list[type[System]]) -> list[Measurement]:
-    """Independent tasks of each length on each number of threads; seconds per 1 000 tasks."""
+def measure(
+    chosen: argparse.Namespace, systems: list[type[System]], threads: int
+) -> list[Measurement]:
+    """Both experiments on one number of threads, the GIL's on the most only."""
+    points = [("overhead", length, 0.0) for length in LENGTHS_MS]
+    if threads == max(chosen.threads):
+        points += [("gil", GIL_TASK_MS, held) for held in GIL_HELD_MS]
+
+    def seconds_at(task_ms: float, held_ms: float) -> Callable[[System], float]:
+        n = n_tasks(task_ms, threads, chosen)
+        body = spin((task_ms - held_ms) * 1000, held_ms * 1000)
+        return lambda system: system.run_independent(n, body) / n * PAPER_TASKS
+
+    runs = [seconds_at(task_ms, held_ms) for _, task_ms, held_ms in points]
+    taken = in_turns(systems, threads, chosen.repetitions, runs)
     found = []
-    for threads in chosen.threads:
-        for length in LENGTHS_MS:
-            n = n_tasks(length, threads, chosen)
-            body = spin(length * 1000)
-            samples = in_turns(
-                systems,
-                threads,
-                chosen.repetitions,
-                lambda system: system.run_independent(n, body) / n * PAPER_TASKS,
-            )
-            detail = {"threads": threads, "task_ms": length, "n_tasks": n}
-            found.append(_measured("overhead", f"{length} ms, {threads} threads", samples, detail))
-    return found
-
-
-def gil(chosen: argparse.Namespace, systems: list[type[System]]) -> list[Measurement]:
-    """50 ms tasks that hold the GIL for a part, on all threads; seconds per 1 000 tasks."""
-    threads = max(chosen.threads)
-    found = []
-    for held in GIL_HELD_MS:
-        n = n_tasks(GIL_TASK_MS, threads, chosen)
-        body = spin((GIL_TASK_MS - held) * 1000, held * 1000)
-        samples = in_turns(
-            systems,
-            threads,
-            chosen.repetitions,
-            lambda system: system.run_independent(n, body) / n * PAPER_TASKS,
-        )
-        detail = {"threads": threads, "task_ms": GIL_TASK_MS, "held_ms": held, "n_tasks": n}
-        found.append(_measured("gil", f"{held} ms of {GIL_TASK_MS} held", samples, detail))
-    return found
-
-
-def _measured(
-    section: str, name: str, samples: dict[str, list[float]], detail: dict[str, object]
-) -> Measurement:
-    found = Measurement(section, name, "s per 1000 tasks", samples, detail=detail)
-    medians = "  ".join(f"{key} {found.median(key):.3f}" for key in samples)
-    print(f"{section}: {name}, {detail['n_tasks']} tasks:  {medians}", flush=True)
+    for (section, task_ms, held_ms), samples in zip(points, taken):
+        n = n_tasks(task_ms, threads, chosen)
+        detail = {"threads": threads, "task_ms": task_ms, "held_ms": held_ms, "n_tasks": n}
+        name = f"{task_ms} ms" + (f", {held_ms} with the GIL" if section == "gil" else "")
+        found.append(Measurement(section, name, "s per 1000 tasks", samples, detail=detail))
+        medians = "  ".join(f"{key} {found[-1].median(key):.3f}" for key in samples)
+        print(f"{section}: {threads} threads, {n} tasks of {name}:  {medians}", flush=True)
     return found
 
 
@@ -133,9 +114,10 @@ def main() -> None:
         result = provenance(options)
         settle_memory()
         systems = taking_part("fig13", chosen.systems)
-        print("seconds per 1 000 tasks, medians of", chosen.repetitions, flush=True)
+        print(f"seconds per 1 000 tasks, medians of {chosen.repetitions}, "
+              f"threads {chosen.threads}", flush=True)
         start = time.perf_counter()
-        found = overhead(chosen, systems) + gil(chosen, systems)
+        found = [m for threads in chosen.threads for m in measure(chosen, systems, threads)]
         result["took_s"] = round(time.perf_counter() - start, 1)
         result["systems"] = {system.key: system.label for system in systems}
         result["measurements"] = [measurement.as_json() for measurement in found]

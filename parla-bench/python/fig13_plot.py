@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import authors
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
@@ -26,6 +27,8 @@ AUTHORS_LABELS = {
     "dask_delayed": "Dask threads, authors",
     "dask_processes": "Dask processes, authors",
 }
+AUTHORS_LOOK = {"linestyle": "--", "linewidth": 1.2, "alpha": 0.75, "markerfacecolor": "white",
+                "zorder": 2}
 Result = dict[str, object]
 
 
@@ -60,30 +63,35 @@ def _title(result: Result) -> str:
     )
 
 
-def _points(result: Result, section: str, x: str, threads: int) -> dict[str, dict[float, float]]:
-    """Median seconds per 1 000 tasks by system and by the detail named ``x``."""
+def _points(
+    result: Result, section: str, x: str, threads: int, fewest: int = 0
+) -> dict[str, dict[float, float]]:
+    """Median seconds per 1 000 tasks by system and by the detail named ``x``.
+
+    Points measured with fewer than ``fewest`` tasks are left out.
+    """
     points: dict[str, dict[float, float]] = {key: {} for key in result["systems"]}
     for found in result["measurements"]:
-        if found["section"] == section and found["detail"]["threads"] == threads:
+        detail = found["detail"]
+        if (found["section"] == section and detail["threads"] == threads
+                and detail["n_tasks"] >= fewest):
             for key, median in found["medians"].items():
-                points[key][found["detail"][x]] = median
+                points[key][detail[x]] = median
     return points
 
 
 def _plot(axes: Axes, key: str, points: dict[float, float], dashed: bool = False) -> None:
-    look = {"linestyle": "--", "alpha": 0.75, "markerfacecolor": "white", "linewidth": 1.2} if dashed else {}
     axes.plot(list(points), list(points.values()), color=COLOURS[key], marker=MARKERS[key],
-              zorder=2 if dashed else 3, **look)
+              **(AUTHORS_LOOK if dashed else {"zorder": 3}))
 
 
 def _total_time(axes: Axes, result: Result) -> None:
     threads = _most_threads(result)
     for key, seconds in authors.OVERHEAD_SECONDS.items():
         _plot(axes, key, seconds, dashed=True)
-    ours = _points(result, "overhead", "task_ms", threads)
-    for key, seconds in ours.items():
+    for key, seconds in _points(result, "overhead", "task_ms", threads).items():
         _plot(axes, key, seconds)
-    lengths = list(next(iter(ours.values())))
+    lengths = sorted(authors.OVERHEAD_SECONDS["parla"])
     axes.plot(lengths, [length / threads for length in lengths], color="#888888", linewidth=1, linestyle=":")
     axes.set(xscale="log", yscale="log", xlabel="task length, ms", ylabel="seconds",
              title=f"Total time of 1 000 independent tasks\n{threads} threads; "
@@ -93,15 +101,17 @@ def _total_time(axes: Axes, result: Result) -> None:
 
 
 def _cost(axes: Axes, result: Result) -> None:
+    """What is lost per task; only from full runs, as fewer tasks share the cost of a run's start."""
     threads = _most_threads(result)
+    lengths = sorted(authors.OVERHEAD_SECONDS["parla"])
     for key, seconds in authors.OVERHEAD_SECONDS.items():
         _plot(axes, key, _beyond_ideal(seconds, authors.OVERHEAD_THREADS), dashed=True)
-    ours = _points(result, "overhead", "task_ms", threads)
-    for key, seconds in ours.items():
+    fewest = 0 if result["arguments"]["quick"] else authors.N_TASKS
+    for key, seconds in _points(result, "overhead", "task_ms", threads, fewest).items():
         _plot(axes, key, _beyond_ideal(seconds, threads))
     axes.set(xscale="log", yscale="log", xlabel="task length, ms", ylabel="µs per task",
              title="Time per task beyond the ideal\n(total / 1 000 − length / threads)")
-    _length_ticks(axes, list(next(iter(ours.values()))))
+    _length_ticks(axes, lengths)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
 
 
@@ -117,16 +127,13 @@ def _gil(axes: Axes, result: Result) -> None:
         _plot(axes, key, _share(seconds, authors.GIL_TASK_MS, authors.GIL_THREADS), dashed=True)
     task_ms = next(f["detail"]["task_ms"] for f in result["measurements"] if f["section"] == "gil")
     for key, seconds in _points(result, "gil", "held_ms", threads).items():
-        if key != "dask_processes":
-            _plot(axes, key, _share(seconds, task_ms, threads))
-        else:  # each process has a GIL of its own
-            _plot(axes, key, _share(seconds, task_ms, threads, shared=False))
-    axes.set(xlabel="of that with the GIL, ms", ylabel="% of the ideal", ylim=(0, 105),
+        # Each of Dask's processes has a GIL of its own.
+        _plot(axes, key, _share(seconds, task_ms, threads, shared=key != "dask_processes"))
+    axes.set(xlabel="of that with the GIL, ms", ylabel="% of the ideal", xlim=(-0.1, 28), ylim=(0, 105),
              title=f"{task_ms:g} ms tasks: share of what the GIL allows\n{threads} threads; "
                    f"authors: {authors.GIL_THREADS}")
     axes.set_xscale("symlog", linthresh=0.5, linscale=0.5)
-    ticks = [0, 0.5, 1, 2.5, 5, 10, 25]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2.5, 5, 10, 25]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
@@ -141,36 +148,33 @@ def _share(
     }
 
 
-def _speed_up(panel: pyplot.Figure, result: Result) -> None:
-    lengths = list(_points(result, "overhead", "task_ms", _most_threads(result))["parla"]
-                   if "parla" in result["systems"]
-                   else next(iter(_points(result, "overhead", "task_ms", _most_threads(result)).values())))
-    counts = sorted({f["detail"]["threads"] for f in result["measurements"]
-                     if f["section"] == "overhead"})
+def _speed_up(panel: SubFigure, result: Result) -> None:
+    counts = sorted({f["detail"]["threads"] for f in result["measurements"]})
+    seconds = {n: _points(result, "overhead", "task_ms", n) for n in counts}
+    lengths = sorted(authors.OVERHEAD_SECONDS["parla"])
     row = panel.subplots(1, len(lengths), sharey=True)
     for axes, length in zip(row, lengths):
         axes.plot(counts, counts, color="#888888", linewidth=1, linestyle=":")
         for key in result["systems"]:
-            speeds = {n: length / _points(result, "overhead", "task_ms", n)[key][length]
-                      for n in counts}
-            _plot(axes, key, speeds)
-        best = [f"{AUTHORS_LABELS[key].split(',')[0]} {length / seconds[length]:.1f}×"
-                for key, seconds in authors.OVERHEAD_SECONDS.items()]
-        axes.text(0.04, 0.97, "authors' best:\n" + "\n".join(best), transform=axes.transAxes,
+            _plot(axes, key, {n: length / seconds[n][key][length] for n in counts})
+        best = [
+            f"{AUTHORS_LABELS[key].split(',')[0]} {length / total[length]:.1f}×"
+            for key, total in authors.OVERHEAD_SECONDS.items()
+        ]
+        axes.text(0.04, 0.97, "\n".join(["authors' best:", *best]), transform=axes.transAxes,
                   va="top", fontsize=7, color="#555555")
         axes.set(title=f"{length:g} ms", xlabel="threads", ylim=(0, 1.45 * max(counts)))
         axes.xaxis.set_major_locator(FixedLocator(counts))
     row[0].set_ylabel("speed-up over one core's work")
 
 
-def _legend(panel: pyplot.Figure, result: Result) -> None:
+def _legend(panel: SubFigure, result: Result) -> None:
     handles = [
         Line2D([], [], color=COLOURS[key], marker=MARKERS[key], label=label)
         for key, label in result["systems"].items()
     ]
     handles += [
-        Line2D([], [], color=COLOURS[key], marker=MARKERS[key], markerfacecolor="white",
-               linestyle="--", linewidth=1.2, alpha=0.75, label=label)
+        Line2D([], [], color=COLOURS[key], marker=MARKERS[key], label=label, **AUTHORS_LOOK)
         for key, label in AUTHORS_LABELS.items()
     ]
     handles.append(Line2D([], [], color="#888888", linestyle=":", linewidth=1, label="ideal"))

@@ -44,19 +44,21 @@ def in_turns(
     systems: Sequence[type[System]],
     workers: int,
     repetitions: int,
-    run: Callable[[System], float],
-) -> dict[str, list[float]]:
-    """Call ``run`` with each system, open and warmed up, ``repetitions`` times by turns.
+    runs: Sequence[Callable[[System], float]],
+) -> list[dict[str, list[float]]]:
+    """Call every run with each system, open and warmed up, ``repetitions`` times by turns.
 
-    Each round begins with another system, so that a drift of the machine meets all alike.
+    Returns the samples of each run, by system. Each round begins with another system, so that a
+    drift of the machine meets all alike.
     """
-    samples: dict[str, list[float]] = {system.key: [] for system in systems}
+    samples: list[dict[str, list[float]]] = [{s.key: [] for s in systems} for _ in runs]
     for repetition in range(repetitions):
         for k in range(len(systems)):
             system = systems[(k + repetition) % len(systems)]
             with system(workers) as opened:
-                warm_up(opened)
-                samples[system.key].append(run(opened))
+                for run, taken in zip(runs, samples):
+                    warm_up(opened)
+                    taken[system.key].append(run(opened))
     return samples
 
 

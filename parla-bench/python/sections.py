@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,16 +61,20 @@ def run_pattern(system: System, pattern: str, n: int, body: systems.Body) -> flo
 
 def empty_tasks(run: Run) -> list[Measurement]:
     """Empty tasks: microseconds each, from the first spawn until all are complete."""
-    found = []
-    for pattern in PATTERNS:
 
-        def cost(system: System, pattern: str = pattern) -> float:
+    def cost_of(pattern: str) -> Callable[[System], float]:
+        def cost(system: System) -> float:
             n = min(500 if run.quick else 10_000, system.largest_graph)
             return run_pattern(system, pattern, n, empty) / n * 1e6
 
-        samples = in_turns(run.systems("empty"), run.workers, run.repetitions, cost)
-        found.append(Measurement("empty", pattern, "us/task", samples))
-    return found
+        return cost
+
+    runs = [cost_of(pattern) for pattern in PATTERNS]
+    taken = in_turns(run.systems("empty"), run.workers, run.repetitions, runs)
+    return [
+        Measurement("empty", pattern, "us/task", samples)
+        for pattern, samples in zip(PATTERNS, taken)
+    ]
 
 
 def half_efficiency(run: Run) -> list[Measurement]:
@@ -97,7 +102,7 @@ def _bisect_length(run: Run, pattern: str) -> Measurement:
         return n * microseconds * 1e-6 / run.workers / seconds
 
     for _ in range(steps):
-        samples = in_turns(measured, run.workers, run.repetitions, efficiency)
+        [samples] = in_turns(measured, run.workers, run.repetitions, [efficiency])
         for key, (low, high) in brackets.items():
             at = length(key)
             half = statistics.median(samples[key]) >= 0.5
@@ -115,18 +120,19 @@ def _bisect_length(run: Run, pattern: str) -> Measurement:
 def gil_shares(run: Run) -> list[Measurement]:
     """Tasks of 1 ms that hold the GIL for a part: the share of what the GIL allows."""
     n = 40 if run.quick else 300
-    found = []
-    for share in GIL_SHARES:
+
+    def reached_with(share: int) -> Callable[[System], float]:
         held = TASK_US * share / 100
         body = spin(TASK_US - held, held)
         ideal = max(n * held, n * TASK_US / run.workers) * 1e-6
+        return lambda system: 100 * ideal / system.run_independent(n, body)
 
-        def reached(system: System, body: systems.Body = body, ideal: float = ideal) -> float:
-            return 100 * ideal / system.run_independent(n, body)
-
-        samples = in_turns(run.systems("gil"), run.workers, run.repetitions, reached)
-        found.append(Measurement("gil", f"{share} % held", "% of ideal", samples, True))
-    return found
+    runs = [reached_with(share) for share in GIL_SHARES]
+    taken = in_turns(run.systems("gil"), run.workers, run.repetitions, runs)
+    return [
+        Measurement("gil", f"{share} % held", "% of ideal", samples, higher_is_better=True)
+        for share, samples in zip(GIL_SHARES, taken)
+    ]
 
 
 def memory(run: Run) -> list[Measurement]:

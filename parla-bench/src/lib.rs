@@ -1,0 +1,1 @@
+//! Graph patterns that the native benchmarks and examples run.
