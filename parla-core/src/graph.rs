@@ -56,6 +56,17 @@ pub enum Spawned<B> {
     Taken,
 }
 
+/// A task that begins to run, or goes on after it awaited others.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Started<B> {
+    /// What to run.
+    pub body: B,
+    /// What it holds until it ends or suspends.
+    pub claim: Claim,
+    /// It ran before.
+    pub resumed: bool,
+}
+
 /// What became of a running task at `suspend`.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
@@ -138,6 +149,8 @@ struct Node<B> {
     state: Option<TaskState>,
     /// Somebody waits for its end from outside the graph.
     watched: bool,
+    /// Its body ran before.
+    started: bool,
     /// Unfinished dependencies, plus the guard.
     open: u32,
     successors: Edges,
@@ -156,6 +169,7 @@ impl<B> Default for Slot<B> {
             generation: 0,
             state: None,
             watched: false,
+            started: false,
             open: 0,
             successors: Edges::new(),
             body: None,
@@ -253,13 +267,14 @@ impl<B> TaskGraph<B> {
 
     /// Takes the body of a ready task to run it; `None` if it was cancelled meanwhile.
     #[must_use]
-    pub fn start(&self, id: TaskId) -> Option<B> {
+    pub fn start(&self, id: TaskId) -> Option<Started<B>> {
         let mut node = self.lock(id)?;
         if node.state != Some(TaskState::Ready) {
             return None;
         }
         node.state = Some(TaskState::Running);
-        node.body.take()
+        let resumed = std::mem::replace(&mut node.started, true);
+        Some(Started { body: node.body.take()?, claim: node.attrs.claim, resumed })
     }
 
     /// Puts a running task to sleep until all of `awaited` have ended, in whatever way.
@@ -529,6 +544,7 @@ impl<B> TaskGraph<B> {
         node.generation = (node.generation + 1) & GENERATION_MASK;
         node.state = None;
         node.watched = false;
+        node.started = false;
         node.open = 0;
         node.cause = None;
         node.successors = Edges::new();

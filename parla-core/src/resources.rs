@@ -90,11 +90,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether `claim` fits into what is free now.
+    #[must_use]
+    pub fn fits(&self, claim: &Claim) -> bool {
+        claim.vcus.0 <= self.capacity.vcus.0 - self.claimed.vcus.0
+            && claim.memory <= self.capacity.memory - self.claimed.memory
+    }
+
     /// Grants `claim` if it fits into what is free now.
     #[must_use]
     pub fn try_claim(&mut self, claim: &Claim) -> bool {
-        let fits = claim.vcus.0 <= self.capacity.vcus.0 - self.claimed.vcus.0
-            && claim.memory <= self.capacity.memory - self.claimed.memory;
+        let fits = self.fits(claim);
         if fits {
             self.claimed.vcus.0 += claim.vcus.0;
             self.claimed.memory += claim.memory;

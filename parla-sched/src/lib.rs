@@ -1,0 +1,20 @@
+//! The runtime that runs a [task graph](parla_core::TaskGraph) on worker threads.
+//!
+//! * [`Runtime`] owns the workers; an [`Executor`] says what a task's body is and how to run it (the Python binding has
+//!   one, [`native`] has the one for Rust closures).
+//! * Ready tasks go the *fast path*: onto the deque of the worker that made them ready, where idle workers steal
+//!   them. Tasks with a priority or a claim on resources go through admission, the one place under a lock
+//!   and the place where a policy will choose between devices once there are several.
+//! * Workers with nothing to do sleep; `sleep/README.md` has the protocol and why no wake-up is lost.
+//! * A wait that can never end is found when it begins to be one, and reported as a stall with its reasons.
+#![forbid(unsafe_code)]
+
+mod admission;
+pub mod native;
+mod runtime;
+mod sleep;
+mod sync;
+
+pub use runtime::{
+    Cx, Executor, Options, Runtime, RuntimeError, SpawnError, Stats, Step, Task, Tick, Waited, WorkerStats,
+};
