@@ -9,7 +9,7 @@ import time
 
 import pytest
 from parla import Parla, TaskSpace, sleep_gil, sleep_nogil, spawn
-from support import LIMIT, pass_gate, run_py
+from support import LIMIT, run_py
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])

@@ -89,8 +89,8 @@ def test_a_program_without_tasks():
 
 @pytest.mark.parametrize("module", ["parla", "parla.tasks"])
 def test_names_are_importable_where_programs_look_for_them(module):
-    source = f"from {module} import spawn, TaskSpace, tasks, CompletedTaskSpace, AtomicTaskSpace, finish, get_current_task"
-    run_py(source)
+    names = "spawn, TaskSpace, tasks, CompletedTaskSpace, AtomicTaskSpace, finish, get_current_task"
+    run_py(f"from {module} import {names}")
 
 
 def test_sleeps_are_importable_and_take_microseconds():

@@ -1,4 +1,4 @@
-"""Nothing is kept: closures go when a task ends, results and tasks when the user drops them, cycles with the collector."""
+"""Nothing is kept: closures go when a task ends, results and tasks when the user drops them, cycles by collection."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_reference_counts_are_back_where_they_were():
     before, blocks = [sys.getrefcount(o) for o in watched], sys.getallocatedblocks()
     run(40)
     after, blocks_after = [sys.getrefcount(o) for o in watched], sys.getallocatedblocks()
-    for obj, a, b in zip(watched, before, after):
+    for obj, a, b in zip(watched, before, after, strict=True):
         assert abs(b - a) <= 20, f"{obj!r}: {a} references before, {b} after 40 runs"
     assert blocks_after - blocks < 400, f"{blocks_after - blocks} blocks more after 40 runs"
 

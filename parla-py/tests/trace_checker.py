@@ -1,8 +1,8 @@
 """Checks a recorded trace against what the program declared, sharing no code with the runtime.
 
 Input is `rt.trace`: records in time order, each with `event`, `task`, `name`, `time` and `worker`; `spawned` also has
-`deps`, `vcus`, `memory` and `location`, `suspended` has `on`. The checker rebuilds from them which task had to run after
-which, what was claimed at every moment, and what state each task was in, and says in words where the run disagrees.
+`deps`, `vcus`, `memory` and `location`, `suspended` has `on`. The checker rebuilds from them which task had to run
+after which, what was claimed at every moment, and what state each task was in, and says in words where the run disagrees.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def _check_edges(stories: dict[int, TaskStory], violations: list[str]) -> None:
                     f"{source.finished}"
                 )
             if source.outcome in ("failed", "cancelled") and story.outcome not in ("cancelled", None):
-                violations.append(f"{story.name}: {story.outcome} though its dependency {source.name} is {source.outcome}")
+                violations.append(
+                    f"{story.name}: {story.outcome} though its dependency {source.name} is {source.outcome}"
+                )
 
 
 def _check_waits(records: list[Record], stories: dict[int, TaskStory], violations: list[str]) -> None:
