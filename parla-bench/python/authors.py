@@ -17,6 +17,13 @@ OVERHEAD_SECONDS: dict[str, dict[float, float]] = {
 }
 """Best total by system and task length; ``parla`` is Parla 0.2, ``dask_delayed`` Dask's threads."""
 
+OVERHEAD_SPEED_UP: dict[str, dict[float, float]] = {
+    "parla": {0.8: 3.2, 1.6: 6.2, 6.4: 21.6, 25.6: 46.1, 51.2: 49.8, 102.4: 51.7},
+    "dask_delayed": {0.8: 7.1, 1.6: 14.0, 6.4: 36.0, 25.6: 47.3, 51.2: 49.8, 102.4: 51.0},
+    "dask_processes": {0.8: 1.7, 1.6: 2.3, 6.4: 7.4, 25.6: 14.4, 51.2: 18.6, 102.4: 21.5},
+}
+"""The same as speed-up over one core's work, from the logs' unrounded totals."""
+
 GIL_THREADS = 50
 GIL_TASK_MS = 50.0
 GIL_SECONDS: dict[str, dict[float, float]] = {

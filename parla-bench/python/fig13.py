@@ -29,13 +29,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=3)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="few tasks, once: to try it out")
-    size.add_argument("--full", action="store_true", help="1 000 tasks everywhere, as in the paper")
-    parser.add_argument("--threads", type=_counts, default=None, metavar="1,2",
-                        help="thread counts (default: powers of two up to the cores, and the cores)")
-    parser.add_argument("--systems", type=lambda text: text.split(","), default=None,
-                        metavar="A,B", help="keys of the systems to measure")
-    parser.add_argument("--redraw", action="store_true",
-                        help="draw again from the fig13.json in --out, measuring nothing")
+    size.add_argument("--full", action="store_true", help="1 000 tasks of each, as in the paper")
+    parser.add_argument(
+        "--threads",
+        type=_counts,
+        default=None,
+        metavar="1,2",
+        help="thread counts (default: 1, 2, 4, ... and the cores)",
+    )
+    parser.add_argument(
+        "--systems",
+        type=lambda text: text.split(","),
+        default=None,
+        metavar="A,B",
+        help="keys of the systems to measure",
+    )
+    parser.add_argument(
+        "--redraw",
+        action="store_true",
+        help="draw again from the fig13.json in --out, measuring nothing",
+    )
     parsed = parser.parse_args()
     if parsed.repetitions < 1:
         parser.error("--repetitions must be at least 1")
@@ -93,9 +106,14 @@ def measure(
     runs = [seconds_at(task_ms, held_ms) for _, task_ms, held_ms in points]
     taken = in_turns(systems, threads, chosen.repetitions, runs)
     found = []
-    for (section, task_ms, held_ms), samples in zip(points, taken):
+    for (section, task_ms, held_ms), samples in zip(points, taken, strict=True):
         n = n_tasks(task_ms, threads, chosen)
-        detail = {"threads": threads, "task_ms": task_ms, "held_ms": held_ms, "n_tasks": n}
+        detail: dict[str, object] = {
+            "threads": threads,
+            "task_ms": task_ms,
+            "held_ms": held_ms,
+            "n_tasks": n,
+        }
         name = f"{task_ms} ms" + (f", {held_ms} with the GIL" if section == "gil" else "")
         found.append(Measurement(section, name, "s per 1000 tasks", samples, detail=detail))
         medians = "  ".join(f"{key} {found[-1].median(key):.3f}" for key in samples)
@@ -109,13 +127,20 @@ def main() -> None:
     path = chosen.out / "fig13.json"
     if not chosen.redraw:
         chosen.out.mkdir(parents=True, exist_ok=True)
-        options = {"threads": chosen.threads, "repetitions": chosen.repetitions,
-                   "quick": chosen.quick, "full": chosen.full, "systems": chosen.systems}
+        options = {
+            "threads": chosen.threads,
+            "repetitions": chosen.repetitions,
+            "quick": chosen.quick,
+            "full": chosen.full,
+            "systems": chosen.systems,
+        }
         result = provenance(options)
         settle_memory()
         systems = taking_part("fig13", chosen.systems)
-        print(f"seconds per 1 000 tasks, medians of {chosen.repetitions}, "
-              f"threads {chosen.threads}", flush=True)
+        print(
+            f"seconds per 1 000 tasks, medians of {chosen.repetitions}, threads {chosen.threads}",
+            flush=True,
+        )
         start = time.perf_counter()
         found = [m for threads in chosen.threads for m in measure(chosen, systems, threads)]
         result["took_s"] = round(time.perf_counter() - start, 1)

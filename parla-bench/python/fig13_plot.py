@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -27,16 +28,29 @@ AUTHORS_LABELS = {
     "dask_delayed": "Dask threads, authors",
     "dask_processes": "Dask processes, authors",
 }
-AUTHORS_LOOK = {"linestyle": "--", "linewidth": 1.2, "alpha": 0.75, "markerfacecolor": "white",
-                "zorder": 2}
-Result = dict[str, object]
+AUTHORS_LOOK: dict[str, Any] = {
+    "linestyle": "--",
+    "linewidth": 1.2,
+    "alpha": 0.75,
+    "markerfacecolor": "white",
+    "zorder": 2,
+}
+Result = dict[str, Any]
 
 
 def draw(result: Result, out: Path) -> list[Path]:
     """Write ``fig13.png`` and ``fig13.svg`` for one result; their paths."""
-    style = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False,
-             "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6",
-             "lines.linewidth": 1.6, "lines.markersize": 4.5, "svg.hashsalt": "fig13"}
+    style: dict[str, Any] = {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e6e6e6",
+        "lines.linewidth": 1.6,
+        "lines.markersize": 4.5,
+        "svg.hashsalt": "fig13",
+    }
     with pyplot.rc_context(style):
         figure = pyplot.figure(figsize=(12.5, 8.2), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
@@ -73,16 +87,24 @@ def _points(
     points: dict[str, dict[float, float]] = {key: {} for key in result["systems"]}
     for found in result["measurements"]:
         detail = found["detail"]
-        if (found["section"] == section and detail["threads"] == threads
-                and detail["n_tasks"] >= fewest):
+        if (
+            found["section"] == section
+            and detail["threads"] == threads
+            and detail["n_tasks"] >= fewest
+        ):
             for key, median in found["medians"].items():
                 points[key][detail[x]] = median
     return points
 
 
 def _plot(axes: Axes, key: str, points: dict[float, float], dashed: bool = False) -> None:
-    axes.plot(list(points), list(points.values()), color=COLOURS[key], marker=MARKERS[key],
-              **(AUTHORS_LOOK if dashed else {"zorder": 3}))
+    axes.plot(
+        list(points),
+        list(points.values()),
+        color=COLOURS[key],
+        marker=MARKERS[key],
+        **(AUTHORS_LOOK if dashed else {"zorder": 3}),
+    )
 
 
 def _total_time(axes: Axes, result: Result) -> None:
@@ -92,16 +114,27 @@ def _total_time(axes: Axes, result: Result) -> None:
     for key, seconds in _points(result, "overhead", "task_ms", threads).items():
         _plot(axes, key, seconds)
     lengths = sorted(authors.OVERHEAD_SECONDS["parla"])
-    axes.plot(lengths, [length / threads for length in lengths], color="#888888", linewidth=1, linestyle=":")
-    axes.set(xscale="log", yscale="log", xlabel="task length, ms", ylabel="seconds",
-             title=f"Total time of 1 000 independent tasks\n{threads} threads; "
-                   f"authors: best of 1–{authors.OVERHEAD_THREADS}")
+    axes.plot(
+        lengths,
+        [length / threads for length in lengths],
+        color="#888888",
+        linewidth=1,
+        linestyle=":",
+    )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="task length, ms",
+        ylabel="seconds",
+        title=f"Total time of 1 000 independent tasks\n{threads} threads; "
+        f"authors: best of 1–{authors.OVERHEAD_THREADS}",
+    )
     _length_ticks(axes, lengths)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
 
 
 def _cost(axes: Axes, result: Result) -> None:
-    """What is lost per task; only from full runs, as fewer tasks share the cost of a run's start."""
+    """What is lost per task; full runs only, as fewer tasks share the cost of a run's start."""
     threads = _most_threads(result)
     lengths = sorted(authors.OVERHEAD_SECONDS["parla"])
     for key, seconds in authors.OVERHEAD_SECONDS.items():
@@ -109,8 +142,13 @@ def _cost(axes: Axes, result: Result) -> None:
     fewest = 0 if result["arguments"]["quick"] else authors.N_TASKS
     for key, seconds in _points(result, "overhead", "task_ms", threads, fewest).items():
         _plot(axes, key, _beyond_ideal(seconds, threads))
-    axes.set(xscale="log", yscale="log", xlabel="task length, ms", ylabel="µs per task",
-             title="Time per task beyond the ideal\n(total / 1 000 − length / threads)")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="task length, ms",
+        ylabel="µs per task",
+        title="Time per task beyond the ideal\n(total / 1 000 − length / threads)",
+    )
     _length_ticks(axes, lengths)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
 
@@ -129,9 +167,14 @@ def _gil(axes: Axes, result: Result) -> None:
     for key, seconds in _points(result, "gil", "held_ms", threads).items():
         # Each of Dask's processes has a GIL of its own.
         _plot(axes, key, _share(seconds, task_ms, threads, shared=key != "dask_processes"))
-    axes.set(xlabel="of that with the GIL, ms", ylabel="% of the ideal", xlim=(-0.1, 28), ylim=(0, 105),
-             title=f"{task_ms:g} ms tasks: share of what the GIL allows\n{threads} threads; "
-                   f"authors: {authors.GIL_THREADS}")
+    axes.set(
+        xlabel="of that with the GIL, ms",
+        ylabel="% of the ideal",
+        xlim=(-0.1, 28),
+        ylim=(0, 105),
+        title=f"{task_ms:g} ms tasks: share of what the GIL allows\n{threads} threads; "
+        f"authors: {authors.GIL_THREADS}",
+    )
     axes.set_xscale("symlog", linthresh=0.5, linscale=0.5)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2.5, 5, 10, 25]))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -153,16 +196,23 @@ def _speed_up(panel: SubFigure, result: Result) -> None:
     seconds = {n: _points(result, "overhead", "task_ms", n) for n in counts}
     lengths = sorted(authors.OVERHEAD_SECONDS["parla"])
     row = panel.subplots(1, len(lengths), sharey=True)
-    for axes, length in zip(row, lengths):
+    for axes, length in zip(row, lengths, strict=True):
         axes.plot(counts, counts, color="#888888", linewidth=1, linestyle=":")
         for key in result["systems"]:
             _plot(axes, key, {n: length / seconds[n][key][length] for n in counts})
         best = [
-            f"{AUTHORS_LABELS[key].split(',')[0]} {length / total[length]:.1f}×"
-            for key, total in authors.OVERHEAD_SECONDS.items()
+            f"{AUTHORS_LABELS[key].split(',')[0]} {speed_up[length]:g}×"
+            for key, speed_up in authors.OVERHEAD_SPEED_UP.items()
         ]
-        axes.text(0.04, 0.97, "\n".join(["authors' best:", *best]), transform=axes.transAxes,
-                  va="top", fontsize=7, color="#555555")
+        axes.text(
+            0.04,
+            0.97,
+            "\n".join(["authors' best:", *best]),
+            transform=axes.transAxes,
+            va="top",
+            fontsize=7,
+            color="#555555",
+        )
         axes.set(title=f"{length:g} ms", xlabel="threads", ylim=(0, 1.45 * max(counts)))
         axes.xaxis.set_major_locator(FixedLocator(counts))
     row[0].set_ylabel("speed-up over one core's work")
@@ -178,8 +228,15 @@ def _legend(panel: SubFigure, result: Result) -> None:
         for key, label in AUTHORS_LABELS.items()
     ]
     handles.append(Line2D([], [], color="#888888", linestyle=":", linewidth=1, label="ideal"))
-    panel.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8,
-                 frameon=False, columnspacing=1.2, handletextpad=0.5)
+    panel.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        fontsize=8,
+        frameon=False,
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )
 
 
 def _most_threads(result: Result) -> int:

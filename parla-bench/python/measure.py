@@ -56,7 +56,7 @@ def in_turns(
         for k in range(len(systems)):
             system = systems[(k + repetition) % len(systems)]
             with system(workers) as opened:
-                for run, taken in zip(runs, samples):
+                for run, taken in zip(runs, samples, strict=True):
                     warm_up(opened)
                     taken[system.key].append(run(opened))
     return samples

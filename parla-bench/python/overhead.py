@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import report
 import sections
-import systems
 from measure import Measurement, available_cores, provenance, settle_memory
 
 SECTIONS: dict[str, Callable[[sections.Run], list[Measurement]]] = {
@@ -33,10 +32,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it out")
-    parser.add_argument("--only", type=_names(SECTIONS), default=list(SECTIONS), metavar="A,B",
-                        help=f"sections: {','.join(SECTIONS)}")
-    parser.add_argument("--systems", type=lambda text: text.split(","), default=None,
-                        metavar="A,B", help="keys of the systems to measure")
+    parser.add_argument(
+        "--only",
+        type=_names(SECTIONS),
+        default=list(SECTIONS),
+        metavar="A,B",
+        help=f"sections: {','.join(SECTIONS)}",
+    )
+    parser.add_argument(
+        "--systems",
+        type=lambda text: text.split(","),
+        default=None,
+        metavar="A,B",
+        help="keys of the systems to measure",
+    )
     parsed = parser.parse_args()
     for name in ("workers", "repetitions"):
         if getattr(parsed, name) < 1:
@@ -46,7 +55,7 @@ def arguments() -> argparse.Namespace:
     return parsed
 
 
-def _names(known: dict[str, object]) -> Callable[[str], list[str]]:
+def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         names = text.split(",")
         unknown = [name for name in names if name not in known]
@@ -60,8 +69,13 @@ def _names(known: dict[str, object]) -> Callable[[str], list[str]]:
 def main() -> None:
     """Measure the chosen sections, print the table, write the JSON."""
     chosen = arguments()
-    options = {"only": chosen.only, "workers": chosen.workers, "quick": chosen.quick,
-               "repetitions": chosen.repetitions, "systems": chosen.systems}
+    options = {
+        "only": chosen.only,
+        "workers": chosen.workers,
+        "quick": chosen.quick,
+        "repetitions": chosen.repetitions,
+        "systems": chosen.systems,
+    }
     result = provenance(options)
     settle_memory()
     run = sections.Run(chosen.workers, chosen.repetitions, chosen.quick, chosen.systems)
@@ -72,8 +86,10 @@ def main() -> None:
             found.extend(SECTIONS[name](run))
 
     shown = list(dict.fromkeys(s for name in chosen.only for s in run.systems(name)))
-    print(f"\nMedians of {chosen.repetitions}, {chosen.workers} workers; "
-          "in brackets the peer's figure divided by Parla's.\n")
+    print(
+        f"\nMedians of {chosen.repetitions}, {chosen.workers} workers; "
+        "in brackets the peer's figure divided by Parla's.\n"
+    )
     print(report.table(found, shown))
     result["measurements"] = [measurement.as_json() for measurement in found]
     result["systems"] = {system.key: system.label for system in shown}

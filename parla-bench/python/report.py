@@ -27,7 +27,7 @@ def table(found: Sequence[Measurement], systems: Sequence[type[System]]) -> str:
             ]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = ["  ".join(_pad(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    lines = ["  ".join(map(_pad, row, widths, range(len(row)))).rstrip() for row in rows]
     lines.insert(1, "-" * max(len(line) for line in lines))
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ import systems
 import tiled_cholesky
 from kernels import empty, spin
 from measure import Measurement, in_turns, warm_up
-from patterns import GRAPHS, stencil
+from patterns import GRAPHS
 from systems import System
 from targets import GIL_SHARES
 from threadpoolctl import threadpool_limits
@@ -73,7 +73,7 @@ def empty_tasks(run: Run) -> list[Measurement]:
     taken = in_turns(run.systems("empty"), run.workers, run.repetitions, runs)
     return [
         Measurement("empty", pattern, "us/task", samples)
-        for pattern, samples in zip(PATTERNS, taken)
+        for pattern, samples in zip(PATTERNS, taken, strict=True)
     ]
 
 
@@ -131,7 +131,7 @@ def gil_shares(run: Run) -> list[Measurement]:
     taken = in_turns(run.systems("gil"), run.workers, run.repetitions, runs)
     return [
         Measurement("gil", f"{share} % held", "% of ideal", samples, higher_is_better=True)
-        for share, samples in zip(GIL_SHARES, taken)
+        for share, samples in zip(GIL_SHARES, taken, strict=True)
     ]
 
 
@@ -192,9 +192,7 @@ def cholesky(run: Run) -> list[Measurement]:
     with threadpool_limits(1, user_api="blas"):
         tiled_cholesky.sequential(plan, tiled_cholesky.split(matrix, block))  # warm BLAS up
         for repetition in range(run.repetitions):
-            kernels.append(
-                tiled_cholesky.sequential(plan, tiled_cholesky.split(matrix, block))
-            )
+            kernels.append(tiled_cholesky.sequential(plan, tiled_cholesky.split(matrix, block)))
             for k in range(len(measured)):
                 system = measured[(k + repetition) % len(measured)]
                 tiles = tiled_cholesky.split(matrix, block)
@@ -208,8 +206,7 @@ def cholesky(run: Run) -> list[Measurement]:
                         raise ArithmeticError(f"{system.label}: residual {checked[system.key]}")
     ideal = statistics.median(kernels) / run.workers
     ratios = {key: [took / ideal for took in taken] for key, taken in seconds.items()}
-    detail = {"n": n, "block": block, "kernels_s": kernels, "ideal_s": ideal,
-              "residual": checked}
+    detail = {"n": n, "block": block, "kernels_s": kernels, "ideal_s": ideal, "residual": checked}
     return [
         Measurement("cholesky", "time", "s", seconds, detail=detail),
         Measurement("cholesky", "time / ideal", "x", ratios),

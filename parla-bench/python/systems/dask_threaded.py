@@ -18,9 +18,7 @@ class DaskDelayedSystem(System):
 
     key = "dask_delayed"
     label = "Dask threaded (delayed)"
-    experiments = frozenset(
-        {"fig13", "empty", "d50", "gil", "memory", "scale", "cholesky", "idle"}
-    )
+    experiments = frozenset({"fig13", "empty", "d50", "gil", "memory", "scale", "cholesky", "idle"})
     largest_pending = 10_000
     largest_graph = 1_000
 
@@ -43,7 +41,7 @@ class DaskDelayedSystem(System):
         sinks = _sinks(dependencies)
         start = perf_counter()
         nodes: list[object] = []
-        for before, body in zip(dependencies, bodies):
+        for before, body in zip(dependencies, bodies, strict=True):
             task = dask.delayed(_run_after, pure=False, traverse=False)
             nodes.append(task(body, *[nodes[j] for j in before]))
         self._compute([nodes[i] for i in sinks])
@@ -84,7 +82,7 @@ class DaskGraphSystem(DaskDelayedSystem):
         start = perf_counter()
         graph = {
             ("task", i): (_run_after, body, *[("task", j) for j in before])
-            for i, (before, body) in enumerate(zip(dependencies, bodies))
+            for i, (before, body) in enumerate(zip(dependencies, bodies, strict=True))
         }
         dask.threaded.get(graph, [("task", i) for i in sinks], pool=self._pool)
         return perf_counter() - start

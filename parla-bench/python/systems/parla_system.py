@@ -15,9 +15,7 @@ class ParlaSystem(System):
 
     key = "parla"
     label = "Parla"
-    experiments = frozenset(
-        {"fig13", "empty", "d50", "gil", "memory", "scale", "cholesky", "idle"}
-    )
+    experiments = frozenset({"fig13", "empty", "d50", "gil", "memory", "scale", "cholesky", "idle"})
 
     def open(self) -> None:
         self._runtime = Parla(workers=self.workers)
@@ -37,7 +35,7 @@ class ParlaSystem(System):
     def run_graph(self, dependencies: Dependencies, bodies: Sequence[Body]) -> float:
         start = perf_counter()
         space = TaskSpace("graph")
-        for i, (before, body) in enumerate(zip(dependencies, bodies)):
+        for i, (before, body) in enumerate(zip(dependencies, bodies, strict=True)):
             spawn(space[i], [space[j] for j in before])(body)
         space.wait()
         return perf_counter() - start

@@ -11,13 +11,11 @@ from systems.base import Body, Dependencies, System
 
 
 class ThreadPoolSystem(System):
-    """Every task is one ``submit``; a task whose last dependency ended is submitted by its worker."""
+    """Every task is one ``submit``; the worker that ends its last dependency submits it."""
 
     key = "threadpool"
     label = "ThreadPoolExecutor"
-    experiments = frozenset(
-        {"fig13", "empty", "d50", "gil", "memory", "scale", "cholesky", "idle"}
-    )
+    experiments = frozenset({"fig13", "empty", "d50", "gil", "memory", "scale", "cholesky", "idle"})
 
     def open(self) -> None:
         self._pool = ThreadPoolExecutor(self.workers)
