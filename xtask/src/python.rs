@@ -46,9 +46,14 @@ impl Venv {
             (Debian, Ubuntu: apt-get install python3-venv) and run this again";
         match system::apt_install(&["python3-venv"])? {
             Apt::Installed if venv.create(&python) => Ok(venv),
-            Apt::Installed | Apt::Failed => bail!("{} -m venv {dir}\n  what to do: {advice}", python.display()),
+            Apt::Installed | Apt::Failed => {
+                bail!("{} -m venv {dir}\n  what to do: {advice}", python.display())
+            }
             Apt::Unavailable(why) => {
-                bail!("{} -m venv {dir}\n  what to do: {advice} ({why})", python.display())
+                bail!(
+                    "{} -m venv {dir}\n  what to do: {advice} ({why})",
+                    python.display()
+                )
             }
         }
     }
@@ -81,7 +86,13 @@ impl Venv {
     /// `pip install`, quietly.
     pub(crate) fn pip_install(&self) -> Cmd {
         self.python()
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
             .or_advise("see pip's message above; a first run needs a package index within reach")
     }
 
@@ -96,7 +107,12 @@ impl Venv {
 
     /// Does `work` unless the last success under this name was for the same
     /// `input` text.
-    pub(crate) fn once(&self, name: &str, input: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn once(
+        &self,
+        name: &str,
+        input: &str,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let stamp = self.dir.join(format!(".xtask-{name}"));
         if fs::read_to_string(&stamp).is_ok_and(|done| done == input) {
             return Ok(());
@@ -109,7 +125,7 @@ impl Venv {
 /// The first Python 3.10 or later: the user's choice, or one on PATH.
 fn find_interpreter() -> Result<PathBuf> {
     let recent = |name: &str| {
-        let path = cmd(name).args(["-c", &format!("{IS_RECENT_AND_WHERE}")]).ask()?;
+        let path = cmd(name).args(["-c", IS_RECENT_AND_WHERE]).ask()?;
         Some(PathBuf::from(path))
     };
     if let Ok(choice) = env::var(CHOICE) {
@@ -117,7 +133,9 @@ fn find_interpreter() -> Result<PathBuf> {
             .with_context(|| format!("{CHOICE}={choice} is not a Python 3.10 or later that runs"));
     }
     let minor_versions = (10..=14).rev().map(|minor| format!("python3.{minor}"));
-    let names = ["python3".to_owned(), "python".to_owned()].into_iter().chain(minor_versions);
+    let names = ["python3".to_owned(), "python".to_owned()]
+        .into_iter()
+        .chain(minor_versions);
     let found = names.into_iter().find_map(|name| recent(&name));
     found.with_context(|| {
         format!(

@@ -78,7 +78,9 @@ fn hwloc_links() -> bool {
     if fs::create_dir_all(at("target")).is_err() || fs::write(&source, program).is_err() {
         return false;
     }
-    let flags = cmd("pkg-config").args(["--cflags", "--libs", "hwloc"]).ask();
+    let flags = cmd("pkg-config")
+        .args(["--cflags", "--libs", "hwloc"])
+        .ask();
     let flags = flags.unwrap_or_else(|| "-lhwloc".to_owned());
     let compiler = cmd("cc").arg(&source).arg("-o").arg(&probe);
     compiler.args(flags.split_whitespace()).ask().is_some()
@@ -108,11 +110,19 @@ pub(crate) fn apt_install(packages: &[&str]) -> Result<Apt> {
     say(&format!("apt-get install {}", packages.join(" ")));
     let apt = |args: &[&str]| {
         let words: &[&str] = if root_user { &[] } else { &["sudo", "-n"] };
-        let words = [words, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]].concat();
+        let words = [
+            words,
+            &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"],
+        ]
+        .concat();
         cmd(words[0]).args(&words[1..]).args(args).passes()
     };
     // An old package list is no reason to give up: the install may still work.
     apt(&["update"])?;
     let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
-    Ok(if apt(&install)? { Apt::Installed } else { Apt::Failed })
+    Ok(if apt(&install)? {
+        Apt::Installed
+    } else {
+        Apt::Failed
+    })
 }
