@@ -13,7 +13,14 @@ from pathlib import Path
 
 import fig13_plot
 from kernels import spin
-from measure import Measurement, available_cores, in_turns, provenance, settle_memory
+from measure import (
+    Measurement,
+    available_cores,
+    in_turns,
+    output_directory,
+    provenance,
+    settle_memory,
+)
 from systems import System, taking_part
 
 LENGTHS_MS = (0.8, 1.6, 6.4, 25.6, 51.2, 102.4)
@@ -25,7 +32,7 @@ PAPER_TASKS = 1000
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="directory for the files")
+    parser.add_argument("--out", type=Path, help="directory for the files")
     parser.add_argument("--repetitions", type=int, default=3)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="few tasks, once: to try it out")
@@ -124,9 +131,9 @@ def measure(
 def main() -> None:
     """Measure, write the JSON, draw."""
     chosen = arguments()
-    path = chosen.out / "fig13.json"
+    out = output_directory(chosen.out, chosen.quick)
+    path = out / "fig13.json"
     if not chosen.redraw:
-        chosen.out.mkdir(parents=True, exist_ok=True)
         options = {
             "threads": chosen.threads,
             "repetitions": chosen.repetitions,
@@ -148,7 +155,7 @@ def main() -> None:
         result["measurements"] = [measurement.as_json() for measurement in found]
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"written: {path} ({result['took_s']} s)")
-    for drawn in fig13_plot.draw(json.loads(path.read_text()), chosen.out):
+    for drawn in fig13_plot.draw(json.loads(path.read_text()), out):
         print(f"written: {drawn}")
 
 

@@ -77,6 +77,14 @@ def settle_memory() -> None:
     gc.freeze()
 
 
+def output_directory(chosen: Path | None, quick: bool) -> Path:
+    """Where results go: as chosen, or ``parla-bench/results``; quick ones never there unasked."""
+    here = Path(__file__).parent
+    out = chosen or (here.parents[1] / "target/bench" if quick else here.parent / "results")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
 def available_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0))

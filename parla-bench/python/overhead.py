@@ -12,7 +12,13 @@ from pathlib import Path
 
 import report
 import sections
-from measure import Measurement, available_cores, provenance, settle_memory
+from measure import (
+    Measurement,
+    available_cores,
+    output_directory,
+    provenance,
+    settle_memory,
+)
 
 SECTIONS: dict[str, Callable[[sections.Run], list[Measurement]]] = {
     "empty": sections.empty_tasks,
@@ -28,7 +34,7 @@ SECTIONS: dict[str, Callable[[sections.Run], list[Measurement]]] = {
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="directory for overhead.json")
+    parser.add_argument("--out", type=Path, help="directory for overhead.json")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it out")
@@ -93,8 +99,7 @@ def main() -> None:
     print(report.table(found, shown))
     result["measurements"] = [measurement.as_json() for measurement in found]
     result["systems"] = {system.key: system.label for system in shown}
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    path = chosen.out / "overhead.json"
+    path = output_directory(chosen.out, chosen.quick) / "overhead.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nwritten: {path}")
 

@@ -1,6 +1,7 @@
 """Measures one system in a process of its own: memory, pending tasks, an idle runtime.
 
-Called by ``overhead.py`` as ``probe.py WHAT SYSTEM WORKERS N``; prints one JSON object.
+``overhead.py`` calls :func:`main` in a new interpreter with the arguments WHAT SYSTEM WORKERS N;
+it prints one JSON object.
 """
 
 from __future__ import annotations
@@ -151,7 +152,3 @@ def main() -> None:
         settle_memory()
         found = PROBES[what](system, int(n))
     print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

@@ -41,9 +41,10 @@ class Run:
 
     def probe(self, what: str, system: str, n: int) -> dict[str, float]:
         """Run ``probe.py`` in a process of its own."""
-        command = [sys.executable, Path(__file__).with_name("probe.py"), what, system]
+        command = [sys.executable, "-c", "import probe; probe.main()"]
         done = subprocess.run(
-            [*map(str, command), str(self.workers), str(n)],
+            [*command, what, system, str(self.workers), str(n)],
+            cwd=Path(__file__).parent,
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -170,11 +171,11 @@ def scale(run: Run) -> list[Measurement]:
         found.append(
             Measurement("scale", f"{n:,} pending", "us/task", samples, detail={"spawn": spawning})
         )
-    growth = {
-        s.key: [found[-1].median(s.key) / found[0].median(s.key)]
-        for s in measured
-        if found[-1].median(s.key) and found[0].median(s.key)
-    }
+    growth = {}
+    for system in measured:
+        fewest, most = found[0].median(system.key), found[-1].median(system.key)
+        if fewest and most:
+            growth[system.key] = [most / fewest]
     found.append(Measurement("scale", "most / fewest", "x", growth))
     return found
 
