@@ -5,32 +5,44 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::invariants;
-use crate::python::{self, Venv};
+use crate::python;
 use crate::sh::{cargo, say};
 use crate::suites::{self, Selection};
 use crate::system;
 use crate::tools;
 use crate::wheel;
 
-/// Runs each stage in turn and stops at the first that fails.
-pub(crate) fn ci() -> Result<()> {
-    let start = Instant::now();
-    stage("format", format)?;
-    stage("house rules", invariants::check)?;
-    stage("system libraries", system::provide_hwloc)?;
-    stage("lints", clippy)?;
-    stage("documentation", docs)?;
-    stage("dependencies", deny)?;
-    stage("stubs", || stubs(&python::setup()?))?;
-    stage("tests", || suites::test(&Selection::default()))?;
-    // The suites' closing lines stay the last ones on standard output.
-    eprintln!("ci took {} s", start.elapsed().as_secs());
-    Ok(())
+/// A stage's name and its work.
+type Stage = (&'static str, fn() -> Result<()>);
+
+/// All of them, in order.
+const STAGES: [Stage; 7] = [
+    ("format", format),
+    ("rules", invariants::check),
+    ("lints", clippy),
+    ("docs", docs),
+    ("deny", deny),
+    ("stubs", stubs),
+    ("tests", tests),
+];
+
+/// The names that `cargo xtask ci` takes.
+pub(crate) fn stage_names() -> Vec<&'static str> {
+    STAGES.iter().map(|(name, _)| *name).collect()
 }
 
-fn stage(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    println!("\n---- {name}");
-    work().with_context(|| format!("ci failed at: {name}"))
+/// Runs the stages that are named, or all, and stops at the first that fails.
+pub(crate) fn ci(only: &[String]) -> Result<()> {
+    let start = Instant::now();
+    for (name, work) in STAGES {
+        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        // On standard error, as the suites' closing lines end standard output.
+        eprintln!("\n---- ci: {name} ({} s)", start.elapsed().as_secs());
+        work().with_context(|| format!("ci failed at: {name}"))?;
+    }
+    Ok(())
 }
 
 fn format() -> Result<()> {
@@ -40,6 +52,7 @@ fn format() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
+    system::provide_hwloc()?;
     say("cargo clippy --workspace --all-targets");
     cargo()
         .args(["clippy", "--quiet", "--workspace", "--all-targets"])
@@ -50,6 +63,7 @@ fn clippy() -> Result<()> {
 }
 
 fn docs() -> Result<()> {
+    system::provide_hwloc()?;
     say("cargo doc --workspace");
     cargo()
         .args([
@@ -82,12 +96,17 @@ fn deny() -> Result<()> {
 }
 
 /// The `.pyi` files against the module that is installed.
-fn stubs(venv: &Venv) -> Result<()> {
-    wheel::install_release(venv, venv)?;
+fn stubs() -> Result<()> {
+    let venv = python::setup()?;
+    wheel::install_release(&venv, &venv)?;
     say("stubtest parla");
     venv.python()
         .args(["-m", "mypy.stubtest", "parla", "--concise"])
         .dir("target")
         .or_advise("make parla-py/python/parla/*.pyi say what the module does")
         .run()
+}
+
+fn tests() -> Result<()> {
+    suites::test(&Selection::default())
 }

@@ -42,7 +42,11 @@ enum Verb {
     /// Run every test: Rust, doctests, then the installed wheel with pytest
     Test(suites::Selection),
     /// Run every check and then every test, the cheapest first
-    Ci,
+    Ci {
+        /// Only these stages, rather than all
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(ci::stage_names()))]
+        stage: Vec<String>,
+    },
     /// Measure: `fig13`, `overhead` (beside other libraries) or `native` (criterion)
     Bench {
         /// `native`, or the name of a program in parla-bench/python
@@ -72,7 +76,7 @@ fn main() {
         Verb::Setup => python::setup().map(drop),
         Verb::Demo { args } => wheel::demo(&args),
         Verb::Test(selection) => suites::test(&selection),
-        Verb::Ci => ci::ci(),
+        Verb::Ci { stage } => ci::ci(&stage),
         Verb::Bench { name, args } => bench::bench(&name, &args),
         Verb::Dist => wheel::dist(),
         Verb::Loom { args } => sanitize::loom(&args),
