@@ -27,9 +27,13 @@ _GLOBAL_WRITES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 _IMPORTS = frozenset({"IMPORT_NAME", "IMPORT_FROM"})
 _STAR_IMPORTS = frozenset({"IMPORT_STAR", "CALL_INTRINSIC_1"})
 _JUMPS = frozenset(dis.hasjrel) | frozenset(dis.hasjabs)
+_COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
 _GENERIC = "<generic parameters of "
 # Relative imports look these up in the namespace directly, where `__missing__` isn't asked.
 _IMPORT_CONTEXT = ("__package__", "__spec__")
+
+# What every captured namespace holds besides the captured names.
+_OWN = frozenset({"__name__", "__builtins__"})
 
 _ABSENT = object()
 
@@ -46,7 +50,7 @@ def rebound_globals(spawning_code: CodeType, body_code: CodeType) -> tuple[str, 
     if not names:
         return ()
     # A class body inside looks its globals up in the namespace directly, so what it reads has to be there.
-    names |= _class_body_reads(body_code) - written
+    names |= _class_body_reads(body_code) - written - _OWN
     if imports_relatively:
         names |= set(_IMPORT_CONTEXT)
     return tuple(sorted(names))
@@ -101,6 +105,7 @@ def _rebound(code: CodeType) -> frozenset[str]:
         name = instruction.argval
         if isinstance(name, CodeType):
             defined.add(_defined_name(name))
+            in_loop |= _bound_by_comprehension(name)
         elif instruction.opname in _IMPORTS:
             importing = True
         elif instruction.opname in _STAR_IMPORTS:
@@ -117,6 +122,14 @@ def _rebound(code: CodeType) -> frozenset[str]:
         elif instruction.opname in _DELETES:
             places[name] += 1
     return frozenset(in_loop | {name for name, count in places.items() if count > 1})
+
+
+def _bound_by_comprehension(code: CodeType) -> set[str]:
+    """The globals that ``:=`` binds inside a comprehension which has code of its own (all of them before 3.12)."""
+    if code.co_name not in _COMPREHENSIONS:
+        return set()
+    bound = {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_GLOBAL"}
+    return bound.union(*map(_bound_by_comprehension, _inner_codes(code)))
 
 
 def _defined_name(code: CodeType) -> str:
@@ -176,6 +189,3 @@ class CapturedGlobals(dict[str, Any]):
             return value
         builtins = self["__builtins__"]
         return (builtins if isinstance(builtins, dict) else vars(builtins))[name]
-
-
-_OWN = frozenset({"__name__", "__builtins__"})

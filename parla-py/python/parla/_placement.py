@@ -109,7 +109,9 @@ def forget() -> None:
 
 def _cache_key(placement: object, vcus: object, memory: object, ndevices: object) -> object | None:
     """A key for requests that mean the same whenever they are made; None for the others."""
-    for number in (vcus, memory, ndevices):
+    if type(ndevices) is not int:
+        return None
+    for number in (vcus, memory):
         if number is not None and type(number) is not int and type(number) is not float:
             return None
     parts = tuple(placement) if type(placement) is list else (placement,)
