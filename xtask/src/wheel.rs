@@ -41,7 +41,7 @@ pub(crate) fn demo(args: &[String]) -> Result<()> {
 /// `cargo xtask dist`: a wheel for other machines.
 pub(crate) fn dist() -> Result<()> {
     let venv = python::setup()?;
-    let repair = maturin(&venv, "dist").args(["--auditwheel", "repair"]);
+    let repair = maturin(&venv, "dist").args(["--strip", "--auditwheel", "repair"]);
     say(
         "maturin build --profile dist --auditwheel repair (whole-program optimisation: takes minutes)",
     );
