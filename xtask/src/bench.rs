@@ -27,14 +27,7 @@ pub(crate) fn bench(name: &str, args: &[String]) -> Result<()> {
     venv.install_requirements("parla-bench/python/requirements.txt")?;
     wheel::install_dist(&tools, &venv)?;
     say(&format!("python parla-bench/python/{name}.py"));
-    let mut run = venv.python().arg(program).args(args);
-    if !args
-        .iter()
-        .any(|arg| arg == "--out" || arg.starts_with("--out="))
-    {
-        run = run.arg("--out").arg(at("parla-bench/results"));
-    }
-    run.run()
+    venv.python().arg(program).args(args).run()
 }
 
 /// Criterion's benches, compiled as the wheel is.
