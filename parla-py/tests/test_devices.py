@@ -124,6 +124,12 @@ def test_devices_are_values():
     assert gpu(0) not in gpu
 
 
+def test_the_same_device_is_the_same_object():
+    with pretend(cores=2, PARLA_CPU_ARCHITECTURE="cores"):
+        assert cpu(1) is cpu[1] is cpu.devices[1] is pickle.loads(pickle.dumps(cpu(1)))
+        assert cpu(10**9) == cpu(10**9)
+
+
 def test_devices_survive_pickle():
     assert pickle.loads(pickle.dumps(cpu)) is cpu
     assert pickle.loads(pickle.dumps([cpu(0), gpu(1)])) == [cpu(0), gpu(1)]

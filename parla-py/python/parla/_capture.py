@@ -21,8 +21,9 @@ __all__ = ["CapturedGlobals", "rebound_globals"]
 
 _STORES = frozenset({"STORE_NAME", "STORE_GLOBAL"})
 _DELETES = frozenset({"DELETE_NAME", "DELETE_GLOBAL"})
-# LOAD_NAME is how class bodies read globals; the last one how scopes of type parameters do (3.12 and later).
-_GLOBAL_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
+# How class bodies read globals, and scopes of annotations and type parameters inside them (3.12 and later).
+_NAMESPACE_LOADS = frozenset({"LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
+_GLOBAL_LOADS = frozenset({"LOAD_GLOBAL"}) | _NAMESPACE_LOADS
 _GLOBAL_WRITES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 _IMPORTS = frozenset({"IMPORT_NAME", "IMPORT_FROM"})
 _STAR_IMPORTS = frozenset({"IMPORT_STAR", "CALL_INTRINSIC_1"})
@@ -83,7 +84,7 @@ def _global_uses(code: CodeType) -> tuple[frozenset[str], frozenset[str], bool]:
 def _class_body_reads(code: CodeType) -> set[str]:
     names: set[str] = set()
     for inner in _inner_codes(code):
-        names |= {i.argval for i in dis.get_instructions(inner) if i.opname in ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")}
+        names |= {i.argval for i in dis.get_instructions(inner) if i.opname in _NAMESPACE_LOADS}
         names |= _class_body_reads(inner)
     return names
 
@@ -145,9 +146,9 @@ def _loops(instructions: list[dis.Instruction]) -> list[tuple[int, int]]:
     name bound once there is then captured by value, which gives the same value.
     """
     return [
-        (instruction.argval, instruction.offset)
-        for instruction in instructions
-        if instruction.opcode in _JUMPS and isinstance(instruction.argval, int) and instruction.argval < instruction.offset
+        (jump.argval, jump.offset)
+        for jump in instructions
+        if jump.opcode in _JUMPS and isinstance(jump.argval, int) and jump.argval < jump.offset
     ]
 
 

@@ -95,7 +95,7 @@ class _CpuArchitecture(Architecture):
 
 @lru_cache(maxsize=1)
 def _devices(n: int) -> tuple[Device, ...]:
-    return tuple(Device(cpu, index) for index in range(n))
+    return tuple(cpu(index) for index in range(n))
 
 
 def one_device_per_core() -> bool:

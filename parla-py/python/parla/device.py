@@ -39,6 +39,9 @@ Gib = 2**30
 #: A device has this many thousandths of a vcu: the unit in which claims are counted.
 MILLI_VCUS = 1000
 
+# Devices of a higher index are made anew each time, so that wrong indices can't fill the memory.
+_MAX_NAMED = 1024
+
 #: What one slot of a placement can be.
 Target = Union["Architecture", "Device", "DeviceRequirement"]
 
@@ -137,12 +140,16 @@ class Architecture(_Multipliable):
     devices, with half of its compute and 1 GiB of its memory reserved for the task.
     """
 
-    __slots__ = ("id", "name")
+    __slots__ = ("_named", "id", "name")
+
+    _named: dict[int, Device]
+    """Devices that were asked for by index, so that the same one is the same object: placements are remembered so."""
 
     def __init__(self, name: str, id: str | None = None) -> None:
         """Make an architecture; `id` is what identifies it (the name, if None)."""
         self.name = name
         self.id = name if id is None else id
+        self._named = {}
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -183,7 +190,10 @@ class Architecture(_Multipliable):
             raise TypeError(f"{self.name}(index): index must be an integer, not {type(index).__name__}")
         if index < 0:
             raise ValueError(f"{self.name}(index): index can't be negative, got {index}")
-        return Device(self, int(index))
+        index = int(index)
+        if index >= _MAX_NAMED:
+            return Device(self, index)
+        return self._named.setdefault(index, Device(self, index))
 
     @overload
     def __getitem__(self, key: int) -> Device: ...
@@ -300,7 +310,7 @@ class Device(_Multipliable):
         return self.name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Device, (self.architecture, self.index)
+        return self.architecture, (self.index,)
 
 
 @dataclass(frozen=True)

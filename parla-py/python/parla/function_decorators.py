@@ -205,7 +205,7 @@ def _keys(
 
 def _check_architecture(name: str, part: object) -> None:
     if isinstance(part, (Device, DeviceRequirement)):
-        raise TypeError(f"{name}.variant: variants are for architectures such as {part.architecture!r}, not for {part!r}")
+        raise TypeError(f"{name}.variant is for architectures such as {part.architecture!r}, not for {part!r}")
     if not isinstance(part, Architecture):
         raise TypeError(f"{name}.variant needs architectures such as gpu, not {type(part).__name__}")
 
