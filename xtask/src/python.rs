@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::sh::{Cmd, at, cmd, root, say};
+use crate::sh::{Cmd, at, cmd, say};
 use crate::system::{self, Apt};
 
 /// Names the interpreter to use instead of the first suitable one on PATH.
@@ -140,9 +140,7 @@ fn find_interpreter() -> Result<PathBuf> {
     found.with_context(|| {
         format!(
             "no Python 3.10 or later on PATH\n  what to do: install one \
-             (Debian, Ubuntu: apt-get install python3 python3-venv) or name it in {CHOICE}; \
-             the repository is {}",
-            root().display()
+             (Debian, Ubuntu: apt-get install python3 python3-venv) or name it in {CHOICE}"
         )
     })
 }
