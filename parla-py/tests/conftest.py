@@ -7,7 +7,9 @@ import os
 import sys
 
 import pytest
-from support import WORKER_COUNTS
+from parla import Parla, TaskSpace, spawn
+from parla.errors import DeadlockError
+from support import WORKER_COUNTS, leaves
 from trace_checker import check_trace
 
 # pytest-timeout raises in the main thread; a main thread stuck in native code can't hear it. This is for that case.
@@ -42,8 +44,6 @@ class CheckedRuntime:
     """`with Parla(...)`, whose trace is checked by an independent checker however the block ends."""
 
     def __init__(self, **options: object) -> None:
-        from parla import Parla
-
         self._parla = Parla(trace=True, **options)
 
     def __enter__(self):
@@ -51,10 +51,15 @@ class CheckedRuntime:
         return self._rt
 
     def __exit__(self, *exc: object) -> bool | None:
+        abandoned = exc[0] is not None
         try:
             return self._parla.__exit__(*exc)
+        except BaseException as e:
+            gave_up = (DeadlockError, KeyboardInterrupt, SystemExit, GeneratorExit)
+            abandoned = any(isinstance(leaf, gave_up) for leaf in leaves(e))
+            raise
         finally:
-            violations = check_trace(self._rt.trace)
+            violations = check_trace(self._rt.trace, abandoned=abandoned)
             assert not violations, "\n".join(violations[:20])
 
 
@@ -68,8 +73,6 @@ def traced_parla():
 def works_afterwards():
     """Whatever the test did to a runtime, the next one in this process works."""
     yield
-    from parla import Parla, TaskSpace, spawn
-
     with Parla(workers=2):
         after = TaskSpace("after")
 

@@ -58,8 +58,8 @@ class Program:
         self._dir = tempfile.TemporaryDirectory(prefix="parla-test-")
         self.path = Path(self._dir.name) / "prog.py"
         self.path.write_text(textwrap.dedent(source))
-        full_env = {k: v for k, v in os.environ.items() if not k.startswith("PARLA_")}
-        full_env.update(PYTHONUNBUFFERED="1", **(env or {}))
+        full_env = {k: v for k, v in os.environ.items() if not k.startswith(("PARLA_", "PYTHON")) or k == "PYTHONPATH"}
+        full_env.update(env or {})
         self.process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", *args, str(self.path)],
             stdin=subprocess.PIPE,

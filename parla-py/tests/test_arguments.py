@@ -8,8 +8,6 @@ from parla.cpu import cpu
 from parla.errors import PlacementError
 from support import run_py
 
-pytestmark = pytest.mark.usefixtures("works_afterwards")
-
 NAN, INF = float("nan"), float("inf")
 
 
@@ -43,7 +41,7 @@ def test_more_vcus_than_a_device(value):
 
 @pytest.mark.parametrize("value", [2**62, 2**64, 10**400, 1e300])
 def test_more_memory_than_a_device(value):
-    refused((PlacementError, ValueError), ["memory"], memory=value)
+    refused(PlacementError, ["needs", "largest cpu"], memory=value)
 
 
 @pytest.mark.parametrize("value", ["1", b"1", [1], {}, object(), 1j])
@@ -183,10 +181,10 @@ def test_options_of_the_runtime(options, error, word):
 
 
 BAD_ENVIRONMENT = [
-    *[("PARLA_NUM_THREADS", v) for v in ("0", "-1", "two", "1.5", "", "99999999999999999999")],
-    *[("PARLA_CPU_ARCHITECTURE", v) for v in ("half", "")],
+    *[("PARLA_NUM_THREADS", v) for v in ("0", "-1", "two", "1.5", "99999999999999999999")],
+    *[("PARLA_CPU_ARCHITECTURE", v) for v in ("half", "2")],
     *[("PARLA_CORES", v) for v in ("0", "-3", "many")],
-    *[("PARLA_CPU_MEM", v) for v in ("-1", "lots", "nan", "")],
+    *[("PARLA_CPU_MEM", v) for v in ("-1", "lots", "nan")],
     *[("PARLA_WATCHDOG", v) for v in ("-1", "soon", "nan")],
     ("PARLA_SIM_GPUS", "2"),
 ]

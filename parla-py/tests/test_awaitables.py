@@ -8,6 +8,7 @@ import sys
 import pytest
 from parla import Parla, TaskSpace, spawn
 from parla.errors import DeadlockError
+from support import collect
 
 pytestmark = pytest.mark.usefixtures("works_afterwards")
 
@@ -110,6 +111,7 @@ def test_a_captured_object_whose_finaliser_raises(workers):
                 del captured, body
             after = spawn()(lambda: "unharmed")
         assert after.result() == "unharmed"
+        collect()
     finally:
         sys.unraisablehook = before
     assert [str(e) for e in unraisable] == ["in a finaliser"] * 10
@@ -122,6 +124,7 @@ def test_a_result_whose_finaliser_raises():
         with Parla(workers=2):
             for _ in range(10):
                 spawn()(ExplodesWhenDropped)
+        collect()
     finally:
         sys.unraisablehook = before
     assert len(unraisable) == 10

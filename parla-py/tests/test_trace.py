@@ -32,7 +32,7 @@ def test_records_have_the_documented_fields(traced_parla, workers):
     assert by_name["first"]["deps"] == []
     assert by_name["first"]["memory"] == 1000
     assert by_name["first"]["vcus"] > 0 == by_name["second"]["vcus"]
-    assert by_name["first"]["location"].endswith(f"test_trace.py:{line + 4}"), by_name["first"]["location"]
+    assert by_name["first"]["location"].endswith(f"test_trace.py:{line + 3}"), by_name["first"]["location"]
     for r in rt.trace:
         assert r["event"] in EVENTS
         assert isinstance(r["task"], int)

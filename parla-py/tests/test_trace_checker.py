@@ -84,6 +84,12 @@ def test_resumed_with_the_error_of_one_of_several_is_good():
     assert check_trace(trace(*steps)) == []
 
 
+def test_an_abandoned_run_may_resume_early():
+    steps = [("spawned", 1), ("ready", 1), ("running", 1), ("suspended", 1, {"on": [9]}), ("resumed", 1), ("failed", 1)]
+    assert check_trace(trace(*steps), abandoned=True) == []
+    assert check_trace(trace(*steps)) == ["T_1: resumed at 4.0, before task 9 had ended"]
+
+
 def test_claims_above_capacity_name_the_holders():
     steps = [
         *[("spawned", 1, {"vcus": 600}), ("spawned", 2, {"vcus": 600}), ("spawned", 3)],

@@ -271,9 +271,9 @@ def test_an_event_loop_inside_a_task(traced_parla, workers):
 
 
 def test_finish_waits_for_what_was_spawned_inside(traced_parla, workers):
-    gate, order = threading.Event(), []
+    space, order = TaskSpace("T"), []
     with traced_parla(workers=workers):
-        outside = spawn()(lambda: pass_gate(gate))
+        outside = spawn(dependencies=[space["late"]])(lambda: None)
 
         @spawn()
         async def parent():
@@ -287,7 +287,7 @@ def test_finish_waits_for_what_was_spawned_inside(traced_parla, workers):
             return outside.done()
 
         assert parent.result(LIMIT) is False
-        gate.set()
+        spawn(space["late"])(lambda: None)
     assert order[-1] == "all are done"
     assert order.index("nested") < order.index("nested is done")
     assert sorted(x for x in order if isinstance(x, int)) == list(range(10))

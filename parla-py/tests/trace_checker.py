@@ -49,18 +49,21 @@ def check_trace(
     vcus: float | None = None,
     memory: float | None = None,
     complete: bool = True,
+    abandoned: bool = False,
 ) -> list[str]:
     """Returns one sentence per violation, naming the tasks; an empty list when the run kept its promises.
 
     `vcus` and `memory` are the machine's capacities in the trace's own units; None leaves that check out.
-    `complete` says that the runtime has ended, so every task must have ended too.
+    `complete` says that the runtime has ended, so every task must have ended too. `abandoned` says that it gave up on
+    waiting tasks (deadlock, Ctrl-C, an error of the block), which then go on early with an error thrown in.
     """
     records = list(records)
     violations: list[str] = []
     stories: dict[int, TaskStory] = {}
     _check_sequences(records, stories, violations)
     _check_edges(stories, violations)
-    _check_waits(records, stories, violations)
+    if not abandoned:
+        _check_waits(records, stories, violations)
     _check_claims(records, stories, vcus, memory, violations)
     if complete:
         _check_ends(stories, violations)
