@@ -16,9 +16,10 @@ use crate::wheel;
 type Stage = (&'static str, fn() -> Result<()>);
 
 /// All of them, in order.
-const STAGES: [Stage; 7] = [
+const STAGES: [Stage; 8] = [
     ("format", format),
     ("rules", invariants::check),
+    ("python-lints", ruff),
     ("lints", clippy),
     ("docs", docs),
     ("deny", deny),
@@ -49,6 +50,15 @@ fn format() -> Result<()> {
     say("cargo fmt --check");
     let check = cargo().args(["fmt", "--all", "--check"]);
     check.or_advise("run `cargo fmt --all`").run()
+}
+
+fn ruff() -> Result<()> {
+    let venv = python::setup()?;
+    say("ruff check");
+    venv.program("ruff")
+        .args(["check", "--quiet", "parla-py", "parla-bench"])
+        .or_advise("run `.venv/bin/ruff check --fix`")
+        .run()
 }
 
 fn clippy() -> Result<()> {

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     import numpy
-
     from parla.device import Memory, MemoryKind
 
 __all__ = ["asnumpy", "clone_here", "copy", "get_array_module", "get_memory", "is_array", "storage_size"]
