@@ -26,6 +26,9 @@ with Parla():
     def total():
         return sum(T[i].result() for i in range(4))
     assert total.result() == 14, total.result()
+with open("/proc/self/maps") as maps:
+    foreign = {line.split()[-1] for line in maps if "libhwloc" in line and "parla_runtime.libs" not in line}
+assert not foreign, f"the wheel uses this system's libraries: {foreign}"
 print("the installed wheel runs tasks:", parla.__file__)
 "#;
 
