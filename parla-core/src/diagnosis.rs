@@ -43,23 +43,24 @@ impl<B> TaskGraph<B> {
         let mut blocked = BTreeMap::<TaskId, Blocked>::new();
         let mut never_spawned = Vec::new();
         let snapshot = self.snapshot();
-        for &(id, state, ref successors) in &snapshot {
-            if state == TaskState::Declared {
-                if !successors.is_empty() {
-                    never_spawned.push(id);
-                }
-            } else if !state.is_terminal() {
+        for &(id, state, _) in &snapshot {
+            if state != TaskState::Declared && !state.is_terminal() {
                 blocked.insert(id, Blocked { id, state, reasons: Vec::new() });
             }
         }
-        for (id, _, successors) in snapshot {
+        for (id, state, successors) in snapshot {
+            let mut is_waited_for = false;
             for (to, kind) in successors {
                 if let Some(waiting) = blocked.get_mut(&to) {
+                    is_waited_for = true;
                     waiting.reasons.push(match kind {
                         EdgeKind::Dependency => Reason::DependsOn(id),
                         EdgeKind::Await => Reason::Awaits(id),
                     });
                 }
+            }
+            if is_waited_for && state == TaskState::Declared {
+                never_spawned.push(id);
             }
         }
         let cycles = find_cycles(&blocked);

@@ -343,11 +343,20 @@ impl<B> TaskGraph<B> {
 
     /// Cancels every task that has not started. Suspended ones go on: what they await ends, well or cancelled.
     pub fn cancel_unstarted(&self, completed: &mut Completed<B>) {
+        self.cancel_where(|state| matches!(state, TaskState::Waiting | TaskState::Ready | TaskState::Declared), completed);
+    }
+
+    /// Cancels every task that is not running at this moment, suspended ones too: for when nobody will run any more.
+    pub fn cancel_stranded(&self, completed: &mut Completed<B>) {
+        self.cancel_where(|state| !state.is_terminal() && state != TaskState::Running, completed);
+    }
+
+    fn cancel_where(&self, choose: impl Fn(TaskState) -> bool, completed: &mut Completed<B>) {
         for (index, slot) in self.slots.iter() {
             let id = {
                 let node = slot.0.lock();
                 match node.state {
-                    Some(TaskState::Waiting | TaskState::Ready | TaskState::Declared) => TaskId::new(index, node.generation),
+                    Some(state) if choose(state) => TaskId::new(index, node.generation),
                     _ => continue,
                 }
             };
@@ -381,13 +390,21 @@ impl<B> TaskGraph<B> {
 
     /// Gives back the slot of a failed, cancelled or never-spawned task that nobody names any more.
     ///
-    /// Does nothing to tasks in any other state, and nothing to declared ones that others wait for.
+    /// Does nothing to tasks in any other state, and nothing to declared ones that somebody waits for.
     pub fn forget(&self, cache: &mut SlotCache, id: TaskId) {
+        let waiting = match self.lock(id) {
+            Some(node) if node.state == Some(TaskState::Declared) => node.successors.clone(),
+            _ => Edges::new(),
+        };
+        if waiting.iter().any(|edge| matches!(self.state(edge.unpack().0), TaskState::Waiting | TaskState::Suspended)) {
+            return;
+        }
         {
             let Some(mut node) = self.lock(id) else { return };
             match node.state {
                 Some(TaskState::Failed | TaskState::Cancelled) => {}
-                Some(TaskState::Declared) if node.successors.is_empty() => {}
+                // Those that were in the list a moment ago have been cancelled; any others have come meanwhile.
+                Some(TaskState::Declared) if node.successors.len() == waiting.len() && !node.watched => {}
                 _ => return,
             }
             Self::recycle(&mut node);

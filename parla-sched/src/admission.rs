@@ -4,10 +4,10 @@
 //! request never blocks small ones behind it. So that a stream of small ones does not starve a big one either, a task
 //! that was passed over [`PATIENCE`] times is *reserved* for: nobody else is admitted until it fits.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
-use parla_core::{Claim, ClaimError, Ledger, Ready};
+use parla_core::{Claim, ClaimError, Ledger, Ready, Vcus};
 
 /// How many later tasks may be admitted before one that does not fit yet.
 const PATIENCE: u32 = 64;
@@ -15,15 +15,70 @@ const PATIENCE: u32 = 64;
 /// Order of service: higher priority first, then first come, first served.
 type Turn = (Reverse<i32>, u64);
 
-/// A ready task that holds its claim already.
+/// Who asks for a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Admitted(pub(crate) Ready);
+pub(crate) enum Claimant {
+    /// A ready task.
+    Task(Ready),
+    /// A body that gave its claim back while it waited and wants to go on; by number.
+    Body(u64),
+}
 
-/// Ready tasks with the same claim: if the first does not fit, none does.
+/// Claimants in order of service.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    heap: BinaryHeap<Reverse<(Turn, Unordered<Ready>)>>,
+    arrivals: u64,
+}
+
+impl Turns {
+    /// Adds one behind all of its priority.
+    pub(crate) fn push(&mut self, ready: Ready) {
+        let turn = (Reverse(ready.attrs.priority), self.arrivals);
+        self.arrivals += 1;
+        self.insert(turn, ready);
+    }
+
+    fn insert(&mut self, turn: Turn, ready: Ready) {
+        self.heap.push(Reverse((turn, Unordered(ready))));
+    }
+
+    /// The first, if its priority is at least `floor`.
+    pub(crate) fn pop(&mut self, floor: i32) -> Option<Ready> {
+        let Reverse(((Reverse(priority), _), _)) = self.heap.peek()?;
+        if *priority < floor {
+            return None;
+        }
+        self.heap.pop().map(|Reverse((_, ready))| ready.0)
+    }
+}
+
+/// Takes no part in the order of what contains it (turns are unique).
+#[derive(Clone, Copy, Debug)]
+struct Unordered<T>(T);
+
+impl<T> PartialEq for Unordered<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl<T> Eq for Unordered<T> {}
+impl<T> PartialOrd for Unordered<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl<T> Ord for Unordered<T> {
+    fn cmp(&self, _: &Self) -> Ordering {
+        Ordering::Equal
+    }
+}
+
+/// Those who ask for the same: if the first does not fit, none does.
 #[derive(Debug, Default)]
 struct Class {
-    waiting: BTreeMap<Turn, Ready>,
-    /// How many later tasks of other classes were admitted before the first of this one.
+    waiting: BTreeMap<Turn, Claimant>,
+    /// How many later claimants of other classes were admitted before the first of this one.
     passed_over: u32,
 }
 
@@ -31,37 +86,24 @@ struct Class {
 pub(crate) struct Admission {
     ledger: Ledger,
     arrivals: u64,
-    /// Ready tasks whose claim did not fit so far, by claim (vcus, bytes): a choice costs the number of different
-    /// claims, not of waiting tasks.
+    /// Those whose claim did not fit so far, by claim (vcus, bytes): a choice costs the number of different claims, not
+    /// of claimants.
     classes: BTreeMap<(u32, u64), Class>,
-    /// Holds its claim, waits for a worker.
-    admitted: BinaryHeap<Reverse<(Turn, ReadyEntry)>>,
-}
-
-/// A [`Ready`] that does not take part in ordering (turns are unique).
-#[derive(Clone, Copy, Debug)]
-struct ReadyEntry(Ready);
-
-impl PartialEq for ReadyEntry {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-impl Eq for ReadyEntry {}
-impl PartialOrd for ReadyEntry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for ReadyEntry {
-    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
-        std::cmp::Ordering::Equal
-    }
+    /// Tasks that hold their claim and wait for whichever worker is free.
+    admitted: Turns,
+    /// Those that hold their claim and have one place to go to; the caller of `push` or `release` takes them there.
+    routed: Vec<(Claimant, Claim)>,
 }
 
 impl Admission {
     pub(crate) fn new(capacity: Claim) -> Self {
-        Self { ledger: Ledger::new(capacity), arrivals: 0, classes: BTreeMap::new(), admitted: BinaryHeap::new() }
+        Self {
+            ledger: Ledger::new(capacity),
+            arrivals: 0,
+            classes: BTreeMap::new(),
+            admitted: Turns::default(),
+            routed: Vec::new(),
+        }
     }
 
     pub(crate) fn check(&self, claim: &Claim) -> Result<(), ClaimError> {
@@ -70,26 +112,38 @@ impl Admission {
 
     /// A task with a claim or a priority became ready. Returns how many tasks were admitted (0 or 1).
     pub(crate) fn push(&mut self, ready: Ready) -> usize {
-        let turn = (Reverse(ready.attrs.priority), self.arrivals);
+        self.ask(Claimant::Task(ready), ready.attrs.priority, ready.attrs.claim)
+    }
+
+    /// A body wants back what it held before it waited: it comes first of all. Returns how many tasks were admitted.
+    pub(crate) fn push_body(&mut self, number: u64, claim: Claim) -> usize {
+        self.ask(Claimant::Body(number), i32::MAX, claim)
+    }
+
+    fn ask(&mut self, claimant: Claimant, priority: i32, claim: Claim) -> usize {
+        let turn = (Reverse(priority), self.arrivals);
         self.arrivals += 1;
-        let claim = ready.attrs.claim;
-        self.classes.entry((claim.vcus.0, claim.memory)).or_default().waiting.insert(turn, ready);
+        if claim.is_empty() {
+            return self.grant(turn, claimant, claim);
+        }
+        self.classes.entry((claim.vcus.0, claim.memory)).or_default().waiting.insert(turn, claimant);
         self.admit()
     }
 
-    /// A task gives back its claim. Returns how many waiting tasks that lets in.
+    /// A claim is given back. Returns how many waiting tasks that lets in.
     pub(crate) fn release(&mut self, claim: &Claim) -> usize {
         self.ledger.release(claim);
         self.admit()
     }
 
     /// The admitted task whose turn it is, if its priority is at least `floor`.
-    pub(crate) fn pop(&mut self, floor: i32) -> Option<Admitted> {
-        let Reverse(((Reverse(priority), _), _)) = self.admitted.peek()?;
-        if *priority < floor {
-            return None;
-        }
-        self.admitted.pop().map(|Reverse((_, entry))| Admitted(entry.0))
+    pub(crate) fn pop(&mut self, floor: i32) -> Option<Ready> {
+        self.admitted.pop(floor)
+    }
+
+    /// Those admitted since the last call that one worker or one thread waits for.
+    pub(crate) fn take_routed(&mut self) -> Vec<(Claimant, Claim)> {
+        std::mem::take(&mut self.routed)
     }
 
     #[cfg(test)]
@@ -105,7 +159,7 @@ impl Admission {
         let mut n_admitted = 0;
         while let Some((turn, key)) = self.next_that_fits() {
             let Some(class) = self.classes.get_mut(&key) else { break };
-            let Some(ready) = class.waiting.remove(&turn) else { break };
+            let Some(claimant) = class.waiting.remove(&turn) else { break };
             class.passed_over = 0;
             if class.waiting.is_empty() {
                 self.classes.remove(&key);
@@ -115,21 +169,35 @@ impl Admission {
                     class.passed_over = class.passed_over.saturating_add(1);
                 }
             }
-            let granted = self.ledger.try_claim(&ready.attrs.claim);
+            let claim = claim_of(key);
+            let granted = self.ledger.try_claim(&claim);
             debug_assert!(granted, "it fitted a moment ago");
-            self.admitted.push(Reverse((turn, ReadyEntry(ready))));
-            n_admitted += 1;
+            n_admitted += self.grant(turn, claimant, claim);
         }
         n_admitted
     }
 
-    /// The first task in order of service that fits, unless one before it is reserved for.
+    /// Sends someone who holds his claim on his way. Returns how many tasks any worker may now run (0 or 1).
+    fn grant(&mut self, turn: Turn, claimant: Claimant, claim: Claim) -> usize {
+        match claimant {
+            Claimant::Task(ready) if ready.attrs.worker.is_none() => {
+                self.admitted.insert(turn, ready);
+                1
+            }
+            claimant => {
+                self.routed.push((claimant, claim));
+                0
+            }
+        }
+    }
+
+    /// The first in order of service that fits, unless one before it is reserved for.
     fn next_that_fits(&self) -> Option<(Turn, (u32, u64))> {
         let mut best = None;
         let mut reserved = None;
         for (&key, class) in &self.classes {
-            let Some((&turn, ready)) = class.waiting.first_key_value() else { continue };
-            if self.ledger.fits(&ready.attrs.claim) {
+            let Some((&turn, _)) = class.waiting.first_key_value() else { continue };
+            if self.ledger.fits(&claim_of(key)) {
                 best = best.map_or(Some((turn, key)), |b: (Turn, _)| Some(b.min((turn, key))));
             } else if class.passed_over >= PATIENCE {
                 reserved = reserved.map_or(Some(turn), |r: Turn| Some(r.min(turn)));
@@ -137,6 +205,10 @@ impl Admission {
         }
         best.filter(|(turn, _)| reserved.is_none_or(|reserved| *turn < reserved))
     }
+}
+
+fn claim_of((vcus, memory): (u32, u64)) -> Claim {
+    Claim { vcus: Vcus(vcus), memory }
 }
 
 #[cfg(test)]

@@ -74,10 +74,13 @@ impl Sleep {
         self.searching.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// A searching worker found work: if it was the last that searched, another must look for what it did not see.
-    pub(crate) fn found_work(&self) {
+    /// A searching worker found work (step F): if it was the last that searched, another must look for what is left.
+    pub(crate) fn found_work(&self, nothing_left: impl Fn() -> bool) {
         if self.searching.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.work_added();
+            fence(Ordering::SeqCst); // pairs with W1, as S3 does
+            if !nothing_left() {
+                self.work_added();
+            }
         }
     }
 

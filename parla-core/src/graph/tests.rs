@@ -173,6 +173,34 @@ fn forgotten_failures_give_their_slot_back() {
 }
 
 #[test]
+fn the_never_spawned_can_be_forgotten_once_nobody_waits_for_it() {
+    let mut h = Harness::new();
+    let ghost = h.declare();
+    let child = h.waiting(&[ghost]);
+    h.graph.forget(&mut h.cache, ghost);
+    assert_eq!(h.graph.state(ghost), TaskState::Declared);
+    assert!(h.graph.cancel(child, &mut Completed::default()));
+    assert_eq!(h.graph.diagnose().never_spawned, []);
+    h.graph.forget(&mut h.cache, ghost);
+    assert_ne!(h.graph.state(ghost), TaskState::Declared);
+    h.graph.validate().expect("consistent");
+}
+
+#[test]
+fn what_is_stranded_is_cancelled_even_if_suspended() {
+    let mut h = Harness::new();
+    let ghost = h.declare();
+    let (running, suspended, queued) = (h.ready(&[]), h.ready(&[]), h.ready(&[]));
+    assert!(h.graph.start(running).is_some());
+    let body = h.start(suspended).expect("ready");
+    assert_eq!(h.graph.suspend(suspended, body, &[ghost, queued]), Suspended::Waiting);
+    let mut completed = Completed::default();
+    h.graph.cancel_stranded(&mut completed);
+    assert_eq!(completed.cancelled.iter().map(|c| c.id).collect::<BTreeSet<_>>(), BTreeSet::from([ghost, suspended, queued]));
+    assert_eq!(h.graph.state(running), TaskState::Running);
+}
+
+#[test]
 fn watchers_hear_of_every_end() {
     let mut h = Harness::new();
     let (good, bad) = (h.ready(&[]), h.ready(&[]));

@@ -15,7 +15,7 @@ fn device() -> Admission {
 }
 
 fn popped(admission: &mut Admission) -> Option<u64> {
-    admission.pop(i32::MIN).map(|admitted| admitted.0.id.as_u64())
+    admission.pop(i32::MIN).map(|ready| ready.id.as_u64())
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn higher_priorities_first_then_first_come() {
         assert_eq!(a.push(task(number, priority, 0)), 1);
     }
     assert_eq!(a.pop(6), None);
-    assert_eq!(a.pop(5).map(|t| t.0.id.as_u64()), Some(2));
+    assert_eq!(a.pop(5).map(|t| t.id.as_u64()), Some(2));
     let rest: Vec<_> = std::iter::from_fn(|| popped(&mut a)).collect();
     assert_eq!(rest, [3, 1, 4]);
 }
@@ -71,6 +71,31 @@ fn a_stream_of_small_ones_does_not_starve_a_big_one() {
     panic!("the big task never ran");
 }
 
+#[test]
+fn the_pinned_and_the_waiting_get_their_claim_before_they_are_sent_on() {
+    let mut a = device();
+    assert_eq!(a.push(task(1, 0, 700)), 1);
+    let mut pinned = task(2, 0, 700);
+    pinned.attrs.worker = Some(1);
+    assert_eq!((a.push(pinned), a.take_routed()), (0, vec![]));
+    assert_eq!(a.push_body(9, pinned.attrs.claim), 0);
+    assert_eq!(a.release(&pinned.attrs.claim), 0);
+    assert_eq!(a.take_routed(), [(Claimant::Body(9), pinned.attrs.claim)], "a body that has begun comes first");
+    assert_eq!(a.release(&pinned.attrs.claim), 0);
+    assert_eq!(a.take_routed(), [(Claimant::Task(pinned), pinned.attrs.claim)]);
+    assert_eq!(a.claimed(), pinned.attrs.claim);
+}
+
+#[test]
+fn who_claims_nothing_is_never_held_up() {
+    let mut a = device();
+    a.push(task(1, 0, 600));
+    a.push(task(2, 0, 600));
+    for number in 3..1000 {
+        assert_eq!(a.push(task(number, -1, 0)), 1);
+    }
+}
+
 proptest! {
     #[test]
     fn nothing_is_lost_and_no_claim_exceeds_the_device(sizes in proptest::collection::vec((0..=1000_u32, -3..3_i32), 1..200), seed in any::<u64>()) {
@@ -82,7 +107,7 @@ proptest! {
             a.push(task(number as u64, priority, vcus));
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             if random >> 63 == 0 {
-                if let Some(t) = a.pop(i32::MIN) { prop_assert!(seen.insert(t.0.id)); running.push(t.0); }
+                if let Some(t) = a.pop(i32::MIN) { prop_assert!(seen.insert(t.id)); running.push(t); }
             }
             if random >> 62 == 3 && !running.is_empty() {
                 let t = running.swap_remove((random % running.len() as u64) as usize);
@@ -92,7 +117,7 @@ proptest! {
             prop_assert!(sum <= a.claimed().vcus.0 && a.claimed().vcus.0 <= 1000);
         }
         loop {
-            while let Some(t) = a.pop(i32::MIN) { prop_assert!(seen.insert(t.0.id)); running.push(t.0); }
+            while let Some(t) = a.pop(i32::MIN) { prop_assert!(seen.insert(t.id)); running.push(t); }
             let Some(t) = running.pop() else { break };
             a.release(&t.attrs.claim);
         }

@@ -21,6 +21,8 @@ pub(super) struct Threads {
 struct State {
     handles: Vec<JoinHandle<()>>,
     n_started: usize,
+    /// Threads whose handles were dropped after their end.
+    n_reaped: usize,
     /// Threads that wait for a seat.
     n_idle: usize,
     /// Seats that wait for a thread; never more than `n_idle`.
@@ -55,17 +57,20 @@ impl Threads {
         self.seat_offered.notify_all();
     }
 
-    /// Joins every thread, those that are started meanwhile included.
-    pub(super) fn join_all(&self) {
+    /// Joins every thread, those that are started meanwhile included. `false`: one of them is the caller's, or somebody else joins some.
+    pub(super) fn join_all(&self) -> bool {
+        let mut n_joined = 0;
         loop {
             let handles = std::mem::take(&mut self.state.lock().handles);
             if handles.is_empty() {
-                return;
+                let state = self.state.lock();
+                return state.handles.is_empty() && n_joined + state.n_reaped == state.n_started;
             }
             for handle in handles {
                 if handle.thread().id() != std::thread::current().id() {
                     // A panicking worker has already marked the runtime as broken.
                     let _ = handle.join();
+                    n_joined += 1;
                 }
             }
         }
@@ -91,7 +96,9 @@ impl<E: Executor> Shared<E> {
                     state.n_started += 1;
                     state.n_idle += 1;
                     if state.handles.len() > 64 {
+                        let before = state.handles.len();
                         state.handles.retain(|h| !h.is_finished());
+                        state.n_reaped += before - state.handles.len();
                     }
                     state.handles.push(handle);
                 }

@@ -1,22 +1,22 @@
 //! Waiting for the end of tasks, from inside and outside, and finding out that a wait can never end.
 //!
-//! *Actors* are threads that may still add work though no worker runs: foreign threads that have spawned here and are
-//! not blocked in a wait of ours, and bodies that blocked, gave up their seat and run on. Who wakes a waiting thread counts it as an
-//! actor before it can be overlooked. When all workers sleep, all queues are empty and there is no actor, nothing will
-//! ever move again: waits for ended runtimes are over, all others are stalled.
+//! When all workers sleep, all queues are empty and there is no [actor](super::actors), nothing will ever move again: whoever still waits is
+//! stalled. Who wakes a waiting thread counts it as an actor before it can be overlooked.
+//!
+//! Order of locks: `state`, then the graph's, the sleepers' or a waiter's.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use parla_core::{Diagnosis, TaskId};
 use rustc_hash::FxBuildHasher;
 
-use super::{Cx, Executor, Runtime, Shared};
+use super::shared::Shared;
+use super::{Cx, Executor, Runtime};
 
 /// How a wait ended.
 #[derive(Clone, Debug)]
@@ -43,8 +43,13 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(super) struct Waits {
     state: Mutex<State>,
-    actors: AtomicUsize,
+    /// Length of `state.idle`, readable without the lock.
+    n_idle: AtomicUsize,
+    pub(super) n_actors: AtomicUsize,
     broken: AtomicBool,
+    readmitted: Mutex<Vec<u64>>,
+    readmission: Condvar,
+    numbers: AtomicU64,
 }
 
 #[derive(Default)]
@@ -63,17 +68,19 @@ struct Waiter {
 }
 
 impl Waits {
-    /// A watched task has ended.
-    pub(super) fn ended(&self, id: TaskId) {
-        let waiters = self.state.lock().tasks.remove(&id).unwrap_or_default();
-        for waiter in waiters {
-            self.wake(&waiter, Waited::Ended);
+    /// These watched tasks have ended.
+    pub(super) fn all_ended(&self, tasks: &mut Vec<TaskId>) {
+        for id in tasks.drain(..) {
+            let waiters = self.state.lock().tasks.remove(&id).unwrap_or_default();
+            for waiter in waiters {
+                self.wake(&waiter, Waited::Ended);
+            }
         }
     }
 
     fn wake(&self, waiter: &Waiter, outcome: Waited) {
         if !waiter.timed {
-            self.actors.fetch_add(1, Ordering::SeqCst);
+            self.n_actors.fetch_add(1, Ordering::SeqCst);
         }
         *waiter.outcome.lock() = Some(outcome);
         waiter.changed.notify_one();
@@ -81,13 +88,40 @@ impl Waits {
 
     pub(super) fn break_all(&self) {
         self.broken.store(true, Ordering::SeqCst);
-        self.wake_everyone(&Waited::Broken);
+        let all = self.take_all(&mut self.state.lock());
+        for waiter in all {
+            self.wake(&waiter, Waited::Broken);
+        }
     }
 
-    fn wake_everyone(&self, outcome: &Waited) {
-        let State { tasks, idle } = std::mem::take(&mut *self.state.lock());
-        for waiter in tasks.into_values().flatten().chain(idle) {
-            self.wake(&waiter, outcome.clone());
+    fn take_all(&self, state: &mut State) -> Vec<Arc<Waiter>> {
+        let tasks = std::mem::take(&mut state.tasks).into_values().flatten();
+        tasks.chain(self.take_idle(state)).collect()
+    }
+
+    fn take_idle(&self, state: &mut State) -> Vec<Arc<Waiter>> {
+        self.n_idle.store(0, Ordering::SeqCst);
+        std::mem::take(&mut state.idle)
+    }
+
+    /// A number for one who wants to be readmitted.
+    pub(super) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn readmit(&self, number: u64) {
+        self.readmitted.lock().push(number);
+        self.readmission.notify_all();
+    }
+
+    pub(super) fn await_readmission(&self, number: u64) {
+        let mut readmitted = self.readmitted.lock();
+        loop {
+            if let Some(at) = readmitted.iter().position(|n| *n == number) {
+                readmitted.swap_remove(at);
+                return;
+            }
+            self.readmission.wait(&mut readmitted);
         }
     }
 }
@@ -111,15 +145,11 @@ impl<E: Executor> Runtime<E> {
         self.shared.enlist_this_thread();
         self.shared.wait(Target::Idle, timeout, tick)
     }
-
-    /// This thread may spawn: while it is alive and not waiting, nothing counts as stalled. Spawning does this, too.
-    pub fn enlist_this_thread(&self) {
-        self.shared.enlist_this_thread();
-    }
 }
 
 impl<E: Executor> Cx<'_, E> {
-    /// Waits for the end of a task inside a body. Another thread takes this worker's place meanwhile.
+    /// Waits for the end of a task inside a body. Another thread takes this worker's place meanwhile, and what the body claims
+    /// is given back until the wait is over: the task may need it.
     pub fn wait(&self, id: TaskId, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
         let shared = self.shared();
         if shared.graph.state(id).is_terminal() {
@@ -127,46 +157,72 @@ impl<E: Executor> Cx<'_, E> {
         }
         let had_seat = self.has_seat();
         if had_seat {
-            shared.waits.actors.fetch_add(1, Ordering::SeqCst); // before the seat passes on: never uncounted
+            shared.join_actors(); // before the seat passes on: never uncounted
             self.leave_seat();
         }
-        let waited = shared.wait(Target::Task(id), timeout, tick);
-        if had_seat && self.has_seat() {
-            shared.waits.actors.fetch_sub(1, Ordering::SeqCst); // it could not pass on: a worker as before
+        if self.has_seat() {
+            // The seat could not pass on: a worker as before, counted as an actor for this wait only.
+            let waited = shared.wait(Target::Task(id), timeout, tick);
+            shared.leave_actors();
+            return waited;
         }
+        let claim = self.granted();
+        shared.release(&claim);
+        let waited = shared.wait(Target::Task(id), timeout, tick);
+        shared.reclaim(&claim);
         waited
     }
 }
 
 impl<E: Executor> Shared<E> {
     /// The caller counts as an actor.
-    fn wait(&self, target: Target, timeout: Option<Duration>, mut tick: Option<Tick<'_>>) -> Waited {
+    fn wait(&self, target: Target, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
         let waiter = Arc::new(Waiter { timed: timeout.is_some(), ..Waiter::default() });
         {
             let mut state = self.waits.state.lock();
-            if self.waits.broken.load(Ordering::SeqCst) {
-                return Waited::Broken;
-            }
             match target {
                 Target::Task(id) => {
                     if !self.graph.watch(id) {
                         return Waited::Ended;
                     }
+                    if self.waits.broken.load(Ordering::SeqCst) {
+                        return Waited::Broken;
+                    }
                     state.tasks.entry(id).or_default().push(Arc::clone(&waiter));
                 }
                 Target::Idle => {
-                    if self.n_pending() == 0 {
-                        return Waited::Ended;
+                    self.waits.n_idle.store(state.idle.len() + 1, Ordering::SeqCst); // before n_pending: see check_idle
+                    if self.n_pending() == 0 || self.waits.broken.load(Ordering::SeqCst) {
+                        self.waits.n_idle.store(state.idle.len(), Ordering::SeqCst);
+                        return if self.n_pending() == 0 { Waited::Ended } else { Waited::Broken };
                     }
                     state.idle.push(Arc::clone(&waiter));
                 }
             }
         }
-        if !waiter.timed {
-            self.waits.actors.fetch_sub(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst); // what this thread has spawned is visible to whoever sets `stopping` after this load
+        if self.stopping.load(Ordering::SeqCst) {
+            self.strand();
         }
-        self.check_quiet();
+        if !waiter.timed {
+            self.leave_actors();
+        }
 
+        match self.sleep_until_woken(target, &waiter, timeout, tick) {
+            // Somebody who could not be known has ended it between the verdict and now.
+            Waited::Stalled(_) if self.has_ended(target) => Waited::Ended,
+            waited => waited,
+        }
+    }
+
+    fn has_ended(&self, target: Target) -> bool {
+        match target {
+            Target::Task(id) => self.graph.state(id).is_terminal(),
+            Target::Idle => self.n_pending() == 0,
+        }
+    }
+
+    fn sleep_until_woken(&self, target: Target, waiter: &Arc<Waiter>, timeout: Option<Duration>, mut tick: Option<Tick<'_>>) -> Waited {
         let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
         loop {
             let mut outcome = waiter.outcome.lock();
@@ -185,12 +241,13 @@ impl<E: Executor> Shared<E> {
             }
             drop(outcome);
             if let Some(tick) = &mut tick {
+                let _actor = self.act(); // whatever it runs may spawn
                 if tick().is_break() {
-                    return self.give_up(target, &waiter, Waited::Interrupted);
+                    return self.give_up(target, waiter, Waited::Interrupted);
                 }
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return self.give_up(target, &waiter, Waited::TimedOut);
+                return self.give_up(target, waiter, Waited::TimedOut);
             }
         }
     }
@@ -213,89 +270,64 @@ impl<E: Executor> Shared<E> {
             return outcome.take().unwrap_or(reason);
         };
         list.swap_remove(at);
+        match target {
+            Target::Task(id) if list.is_empty() => drop(state.tasks.remove(&id)),
+            Target::Task(_) => {}
+            Target::Idle => self.waits.n_idle.store(state.idle.len(), Ordering::SeqCst),
+        }
+        drop(state);
         if !waiter.timed {
-            self.waits.actors.fetch_add(1, Ordering::SeqCst);
+            self.join_actors();
         }
         reason
     }
 
-    pub(super) fn leave_actors(&self) {
-        self.waits.actors.fetch_sub(1, Ordering::SeqCst);
-        self.check_quiet();
+    /// Lets those go on who wait for nothing to be pending, if so it is. Cheap when nobody does.
+    ///
+    /// Whoever ends the last task calls this afterwards. He finds `n_idle` above 0, or the waiter, which sets it before it looks,
+    /// finds that nothing is pending.
+    #[inline]
+    pub(super) fn check_idle(&self) {
+        fence(Ordering::SeqCst);
+        if self.waits.n_idle.load(Ordering::SeqCst) > 0 && self.n_pending() == 0 {
+            self.end_idle();
+        }
+    }
+
+    #[cold]
+    fn end_idle(&self) {
+        let idle = {
+            let mut state = self.waits.state.lock();
+            // Once more: now it is known that whoever is in the list was there when nothing was pending.
+            if self.n_pending() == 0 { self.waits.take_idle(&mut state) } else { Vec::new() }
+        };
+        for waiter in idle {
+            self.waits.wake(&waiter, Waited::Ended);
+        }
     }
 
     /// If nothing will ever move again, wakes those who wait for it.
     pub(super) fn check_quiet(&self) {
-        let quiet = || {
-            self.sleep.is_quiet(|| self.queues_empty()) && {
-                let state = self.waits.state.lock();
-                !(state.idle.is_empty() && state.tasks.is_empty())
-            }
-        };
-        if !quiet() {
+        self.check_idle();
+        if self.waits.n_actors.load(Ordering::SeqCst) > 0 || !self.sleep.is_quiet(|| self.queues_empty()) {
             return;
         }
-        if self.n_pending() == 0 {
-            let idle = std::mem::take(&mut self.waits.state.lock().idle);
-            for waiter in idle {
-                self.waits.wake(&waiter, Waited::Ended);
+        let stalled = {
+            let mut state = self.waits.state.lock();
+            // Once more, for exactly those in the list: each had added what it had to add when it ceased to be an actor.
+            let no_actor = self.waits.n_actors.load(Ordering::SeqCst) == 0;
+            if no_actor && self.sleep.is_quiet(|| self.queues_empty()) {
+                self.waits.take_all(&mut state)
+            } else {
+                Vec::new()
             }
+        };
+        if stalled.is_empty() {
+            return;
         }
-        if self.waits.actors.load(Ordering::SeqCst) == 0 && quiet() {
-            let diagnosis = Arc::new(self.graph.diagnose());
-            self.waits.wake_everyone(&Waited::Stalled(diagnosis));
-        }
-    }
-
-    pub(super) fn enlist_this_thread(self: &Arc<Self>) {
-        let key = Arc::as_ptr(self).addr();
-        ENLISTED.with_borrow_mut(|enlisted| {
-            if enlisted.iter().any(|e| e.key == key && e.alive()) {
-                return;
-            }
-            enlisted.retain(Enlisted::alive);
-            self.waits.actors.fetch_add(1, Ordering::SeqCst);
-            let shared: Weak<Self> = Arc::downgrade(self);
-            enlisted.push(Enlisted { key, runtime: Box::new(shared) });
-        });
-    }
-}
-
-/// A thread's entry in the list of actors of one runtime; taken back when the thread ends.
-struct Enlisted {
-    key: usize,
-    runtime: Box<dyn Enlistment>,
-}
-
-impl Enlisted {
-    fn alive(&self) -> bool {
-        self.runtime.alive()
-    }
-}
-
-trait Enlistment {
-    fn alive(&self) -> bool;
-    fn leave(&self);
-}
-
-impl<E: Executor> Enlistment for Weak<Shared<E>> {
-    fn alive(&self) -> bool {
-        self.strong_count() > 0
-    }
-
-    fn leave(&self) {
-        if let Some(shared) = self.upgrade() {
-            shared.leave_actors();
+        let diagnosis = Arc::new(self.graph.diagnose());
+        for waiter in stalled {
+            self.waits.wake(&waiter, Waited::Stalled(Arc::clone(&diagnosis)));
         }
     }
-}
-
-impl Drop for Enlisted {
-    fn drop(&mut self) {
-        self.runtime.leave();
-    }
-}
-
-thread_local! {
-    static ENLISTED: RefCell<Vec<Enlisted>> = const { RefCell::new(Vec::new()) };
 }

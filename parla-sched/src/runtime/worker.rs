@@ -1,16 +1,14 @@
 //! What a worker thread does: find a task, run a step of it, settle what that sets free; sleep when there is nothing.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use crossbeam_deque::{Steal, Worker};
-use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
-use parla_core::{Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent};
+use parla_core::{Claim, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent};
 
-use super::{Counts, Executor, SeatShared, Shared, SpawnError, Step, Task, bump};
+use super::shared::{SeatShared, Shared, bump, unbump};
+use super::{Executor, SpawnError, Step, Task};
 
 /// How often an idle worker looks at all queues before it sleeps.
 const SEARCH_ROUNDS: u32 = 4;
@@ -34,31 +32,43 @@ impl Seat {
         let seats: Vec<_> = (0..n)
             .map(|i| Self { index: index(i), deque: Worker::new_fifo(), next: None, cache: SlotCache::default(), tick: 0 })
             .collect();
-        let shared = seats
-            .iter()
-            .map(|seat| SeatShared {
-                stealer: seat.deque.stealer(),
-                counts: CachePadded::new(Counts::default()),
-                own: Mutex::new(VecDeque::new()),
-                n_own: AtomicUsize::new(0),
-            })
-            .collect();
+        let shared = seats.iter().map(|seat| SeatShared::new(seat.deque.stealer())).collect();
         (seats, shared)
+    }
+}
+
+/// A task to run and what it was granted: to be given back even if it turns out to be cancelled.
+struct Found {
+    id: TaskId,
+    granted: Claim,
+}
+
+impl From<TaskId> for Found {
+    fn from(id: TaskId) -> Self {
+        Self { id, granted: Claim::default() }
+    }
+}
+
+impl From<Ready> for Found {
+    fn from(ready: Ready) -> Self {
+        Self { id: ready.id, granted: ready.attrs.claim }
     }
 }
 
 /// A worker thread as a body sees it: where it spawns and waits.
 pub struct Cx<'a, E: Executor> {
     shared: &'a Arc<Shared<E>>,
-    /// `None` after the body blocked and the seat passed on.
+    /// `None` after the body blocked and the seat passed on. Not borrowed while code of the executor or the user runs.
     seat: RefCell<Option<Seat>>,
+    /// What the body that runs holds.
+    granted: Cell<Claim>,
     completed: RefCell<Completed<E::Body>>,
 }
 
 pub(super) fn main<E: Executor>(shared: &Arc<Shared<E>>) {
     let on_panic = BreakOnPanic(shared);
     let mut thread = shared.executor.enter();
-    let cx = Cx { shared, seat: RefCell::new(None), completed: RefCell::default() };
+    let cx = Cx { shared, seat: RefCell::new(None), granted: Cell::default(), completed: RefCell::default() };
     let mut fresh = true;
     while let Some(seat) = shared.threads.wait_for_seat(fresh) {
         fresh = false;
@@ -66,6 +76,7 @@ pub(super) fn main<E: Executor>(shared: &Arc<Shared<E>>) {
         *cx.seat.borrow_mut() = Some(seat);
         cx.work(&mut thread);
         if shared.stopping.load(Ordering::SeqCst) {
+            shared.strand();
             break;
         }
     }
@@ -90,8 +101,11 @@ impl<'a, E: Executor> Cx<'a, E> {
     /// [`SpawnError`]; then nothing has changed.
     pub fn spawn(&self, task: Task<'_>, body: impl FnOnce(TaskId) -> E::Body) -> Result<TaskId, SpawnError> {
         let shared = self.shared;
-        let mut seat = self.seat.borrow_mut();
-        let Some(seat) = seat.as_mut() else { return shared.spawn_foreign(task, body) };
+        let mut borrowed = self.seat.borrow_mut();
+        let Some(seat) = borrowed.as_mut() else {
+            drop(borrowed);
+            return shared.spawn_foreign(task, body);
+        };
         shared.check(&task)?;
         let counts = &shared.seats[usize::from(seat.index)].counts;
         bump(&counts.spawned, 1);
@@ -101,17 +115,18 @@ impl<'a, E: Executor> Cx<'a, E> {
                 shared.record(ready.id, TraceEvent::Ready, Some(seat.index));
                 if !shared.queue_specially(ready) {
                     seat.deque.push(ready.id);
+                    shared.sleep.work_added();
                 }
-                shared.sleep.work_added();
                 Ok(ready.id)
             }
             Spawned::Waiting(id) => Ok(id),
             Spawned::Cancelled(id, completed) => {
+                drop(borrowed); // the executor is told, and may spawn
                 shared.settle_foreign(completed);
                 Ok(id)
             }
             Spawned::Taken => {
-                bump(&counts.finished, 1);
+                unbump(&counts.spawned);
                 Err(SpawnError::Taken(task.declared.unwrap_or(TaskId::from_u64(0))))
             }
         }
@@ -132,13 +147,19 @@ impl<'a, E: Executor> Cx<'a, E> {
             seat.deque.push(next);
         }
         if let Err((seat, _)) = self.shared.seat_worker(seat) {
-            // No thread to be had: block without a stand-in rather than fail the user's body.
+            // No thread to be had: block without a stand-in rather than fail the user's body. Others may steal.
             *self.seat.borrow_mut() = Some(seat);
+            self.shared.sleep.work_added();
         }
     }
 
     pub(super) fn has_seat(&self) -> bool {
         self.seat.borrow().is_some()
+    }
+
+    /// What the running body holds.
+    pub(super) fn granted(&self) -> Claim {
+        self.granted.get()
     }
 
     pub(super) fn shared(&self) -> &'a Arc<Shared<E>> {
@@ -147,8 +168,8 @@ impl<'a, E: Executor> Cx<'a, E> {
 
     /// Runs tasks until the seat is gone or the runtime stops.
     fn work(&self, thread: &mut E::Thread) {
-        while let Some(ready) = self.find(thread) {
-            self.step(thread, ready);
+        while let Some(found) = self.find(thread) {
+            self.step(thread, found);
             if !self.has_seat() {
                 // It blocked and ran on as an extra thread; now it is one no more.
                 self.shared.executor.pause(thread);
@@ -160,93 +181,73 @@ impl<'a, E: Executor> Cx<'a, E> {
     }
 
     /// The next task to run; sleeps while there is none. `None`: the runtime stops.
-    fn find(&self, thread: &mut E::Thread) -> Option<TaskId> {
-        let mut seat = self.seat.borrow_mut();
-        let seat = seat.as_mut().expect("a thread without a seat does not look for work");
-        let shared = self.shared;
-        if shared.stopping.load(Ordering::Relaxed) {
+    fn find(&self, thread: &mut E::Thread) -> Option<Found> {
+        if self.shared.stopping.load(Ordering::Relaxed) {
             return None;
         }
-        seat.tick = seat.tick.wrapping_add(1);
-        if seat.tick.is_multiple_of(FAIRNESS) {
-            if let Some(next) = seat.next.take() {
-                seat.deque.push(next);
-            }
-            if let Some(task) = shared.take_common(seat) {
-                return Some(task);
-            }
+        if let Some(found) = self.with_seat(|seat| self.shared.take_near(seat)) {
+            return Some(found);
         }
-        if let Some(task) = shared.take_own(seat) {
-            return Some(task);
-        }
-        shared.executor.pause(thread);
-        shared.sleep.start_searching();
-        let mut rounds = 0;
-        loop {
-            if shared.stopping.load(Ordering::SeqCst) {
-                return None;
-            }
-            if let Some(task) = shared.take_own(seat).or_else(|| shared.take_common(seat)).or_else(|| shared.take_any(seat)) {
-                shared.sleep.found_work();
-                return Some(task);
-            }
-            rounds += 1;
-            if rounds < SEARCH_ROUNDS {
-                std::hint::spin_loop();
-                continue;
-            }
-            rounds = 0;
-            bump(&shared.seats[usize::from(seat.index)].counts.parks, 1);
-            let nothing_left = || shared.nothing_for(seat.index) && !shared.stopping.load(Ordering::SeqCst);
-            shared.sleep.park(seat.index, nothing_left, || shared.check_quiet());
-        }
+        self.shared.executor.pause(thread);
+        self.with_seat(|seat| self.shared.search(seat))
+    }
+
+    fn with_seat<R>(&self, f: impl FnOnce(&mut Seat) -> R) -> R {
+        f(self.seat.borrow_mut().as_mut().expect("a thread without a seat does not look for work"))
     }
 
     /// Runs one step of a task and settles what follows from it.
-    fn step(&self, thread: &mut E::Thread, id: TaskId) {
+    fn step(&self, thread: &mut E::Thread, Found { id, granted }: Found) {
         let shared = self.shared;
         let worker = self.worker();
-        let Some(Started { body, claim, resumed }) = shared.graph.start(id) else {
+        let Some(Started { body, resumed, .. }) = shared.graph.start(id) else {
+            shared.release(&granted);
             return; // cancelled meanwhile
         };
+        self.granted.set(granted);
         shared.record(id, if resumed { TraceEvent::Resumed } else { TraceEvent::Running }, worker);
         let step = shared.executor.run(thread, self, id, body);
+
         let worker = self.worker();
-        let mut completed = self.completed.borrow_mut();
-        let mut ended = 1;
         let held_ns = || shared.executor.held_ns(thread);
+        let mut completed = self.completed.borrow_mut();
+        let mut n_ended = 1;
         match step {
             Step::Done => {
-                self.trace_end(id, TraceEvent::Done, worker, Vec::new(), held_ns);
+                self.trace_end(id, TraceEvent::Done, worker, &[], held_ns);
                 self.with_cache(|cache| shared.graph.finish(cache, id, &mut completed));
             }
             Step::Failed => {
-                self.trace_end(id, TraceEvent::Failed, worker, Vec::new(), held_ns);
+                self.trace_end(id, TraceEvent::Failed, worker, &[], held_ns);
                 shared.graph.fail(id, &mut completed);
             }
             Step::Await(body, awaited) => {
-                self.trace_end(id, TraceEvent::Suspended, worker, awaited.clone(), held_ns);
-                ended = 0;
+                self.trace_end(id, TraceEvent::Suspended, worker, &awaited, held_ns);
+                n_ended = 0;
                 if let Suspended::Ready(ready) = shared.graph.suspend(id, body, &awaited) {
                     completed.ready.push(ready);
                 }
             }
         }
-        shared.release(&claim);
-        ended += completed.cancelled.iter().filter(|c| c.body.is_some()).count() as u64;
-        self.queue(&mut completed);
-        if !(completed.cancelled.is_empty() && completed.watched.is_empty()) {
-            // The executor may take its time (or a lock of its own): hold nothing of ours meanwhile.
+        shared.release(&granted);
+        if completed.cancelled.is_empty() {
+            self.count(n_ended);
+            shared.waits.all_ended(&mut completed.watched);
+            self.queue(&mut completed);
+        } else {
+            // The executor is told first, and may come back to us: hold nothing meanwhile.
             let mut own = std::mem::take(&mut *completed);
             drop(completed);
-            shared.report(&mut own, worker);
+            n_ended += shared.report_cancelled(&mut own, worker);
+            self.count(n_ended);
+            shared.waits.all_ended(&mut own.watched);
+            self.queue(&mut own);
         }
-        self.count(ended);
     }
 
-    fn trace_end(&self, id: TaskId, event: TraceEvent, worker: Option<u16>, tasks: Vec<TaskId>, held_ns: impl FnOnce() -> u64) {
+    fn trace_end(&self, id: TaskId, event: TraceEvent, worker: Option<u16>, tasks: &[TaskId], held_ns: impl FnOnce() -> u64) {
         if let Some(trace) = &self.shared.trace {
-            trace.push(id, event, worker, tasks, held_ns());
+            trace.push(id, event, worker, tasks.to_vec(), held_ns());
         }
     }
 
@@ -267,49 +268,80 @@ impl<'a, E: Executor> Cx<'a, E> {
             match seat.as_mut() {
                 None => shared.queue_foreign(ready),
                 Some(_) if shared.queue_specially(ready) => {}
-                Some(seat) if seat.next.is_none() => {
-                    seat.next = Some(ready.id);
-                    continue;
+                Some(seat) if seat.next.is_none() => seat.next = Some(ready.id),
+                Some(seat) => {
+                    seat.deque.push(ready.id);
+                    n_shared += 1;
                 }
-                Some(seat) => seat.deque.push(ready.id),
             }
-            n_shared += 1;
         }
         if n_shared > 0 {
             shared.sleep.work_added();
         }
     }
 
-    fn count(&self, ended: u64) {
+    fn count(&self, n_ended: u64) {
         match self.seat.borrow().as_ref() {
             Some(seat) => {
                 let counts = &self.shared.seats[usize::from(seat.index)].counts;
                 bump(&counts.steps, 1);
-                bump(&counts.finished, ended);
+                bump(&counts.finished, n_ended);
             }
-            None => {
-                let _guard = self.shared.foreign.lock();
-                bump(&self.shared.foreign_counts.steps, 1);
-                bump(&self.shared.foreign_counts.finished, ended);
-            }
+            None => self.shared.count_foreign(1, n_ended),
         }
     }
 }
 
 impl<E: Executor> Shared<E> {
-    /// What only this seat, or this seat first, may take.
-    fn take_own(&self, seat: &mut Seat) -> Option<TaskId> {
-        if let Some(ready) = self.pop_admitted(0) {
-            return Some(ready.id);
-        }
-        let own = &self.seats[usize::from(seat.index)];
-        if own.n_own.load(Ordering::SeqCst) > 0 {
-            if let Some(task) = own.own.lock().pop_front() {
-                own.n_own.fetch_sub(1, Ordering::SeqCst);
-                return Some(task);
+    /// What is at hand, in most cases. Now and then what has waited long.
+    fn take_near(&self, seat: &mut Seat) -> Option<Found> {
+        seat.tick = seat.tick.wrapping_add(1);
+        if seat.tick.is_multiple_of(FAIRNESS) {
+            if let Some(next) = seat.next.take() {
+                seat.deque.push(next);
+            }
+            if let Some(task) = self.take_common(seat).or_else(|| seat.deque.pop()) {
+                self.sleep.work_added(); // what came along into this seat's queue, and `next`
+                return Some(task.into());
             }
         }
-        seat.next.take().or_else(|| seat.deque.pop())
+        self.take_own(seat)
+    }
+
+    /// Looks everywhere, sleeps while there is nothing anywhere. `None`: the runtime stops.
+    fn search(&self, seat: &mut Seat) -> Option<Found> {
+        self.check_idle();
+        self.sleep.start_searching();
+        let mut rounds = 0;
+        loop {
+            if self.stopping.load(Ordering::SeqCst) {
+                return None;
+            }
+            let found = self.take_own(seat);
+            let found = found.or_else(|| self.take_common(seat).map(Found::from)).or_else(|| self.take_any(seat));
+            if found.is_some() {
+                self.sleep.found_work(|| self.common_queues_empty());
+                return found;
+            }
+            rounds += 1;
+            if rounds < SEARCH_ROUNDS {
+                std::hint::spin_loop();
+                continue;
+            }
+            rounds = 0;
+            bump(&self.seats[usize::from(seat.index)].counts.parks, 1);
+            let nothing_left = || self.nothing_for(seat.index) && !self.stopping.load(Ordering::SeqCst);
+            self.sleep.park(seat.index, nothing_left, || self.check_quiet());
+        }
+    }
+
+    /// What only this seat, or this seat first, may take.
+    #[inline]
+    fn take_own(&self, seat: &mut Seat) -> Option<Found> {
+        if let Some(ready) = self.pop_admitted(0).or_else(|| self.seats[usize::from(seat.index)].pop_own()) {
+            return Some(ready.into());
+        }
+        seat.next.take().or_else(|| seat.deque.pop()).map(Found::from)
     }
 
     /// What came from outside.
@@ -318,24 +350,21 @@ impl<E: Executor> Shared<E> {
     }
 
     /// What other seats have, or what nobody was in a hurry to run.
-    fn take_any(&self, seat: &Seat) -> Option<TaskId> {
+    fn take_any(&self, seat: &Seat) -> Option<Found> {
         let n = self.seats.len();
         let first = usize::from(seat.index) + 1;
         for victim in (first..first + n - 1).map(|i| &self.seats[i % n]) {
             if let Some(task) = retry(|| victim.stealer.steal_batch_and_pop(&seat.deque)) {
                 bump(&self.seats[usize::from(seat.index)].counts.steals, 1);
-                return Some(task);
+                return Some(task.into());
             }
         }
-        self.pop_admitted(i32::MIN).map(|ready: Ready| ready.id)
+        self.pop_admitted(i32::MIN).map(Found::from)
     }
 
     /// Whether this seat would find nothing now.
     fn nothing_for(&self, seat: u16) -> bool {
-        self.injector.is_empty()
-            && self.n_admitted.load(Ordering::SeqCst) == 0
-            && self.seats.iter().all(|seat| seat.stealer.is_empty())
-            && self.seats[usize::from(seat)].n_own.load(Ordering::SeqCst) == 0
+        self.common_queues_empty() && self.seats[usize::from(seat)].n_own.load(Ordering::SeqCst) == 0
     }
 
     fn bind(&self, seat: u16) {

@@ -38,7 +38,7 @@ impl Pool {
                 return;
             }
             if self.take() {
-                self.sleep.found_work();
+                self.sleep.found_work(|| self.queued.load(Ordering::Acquire) == 0);
                 if self.done.fetch_add(1, Ordering::AcqRel) + 1 == self.expected {
                     self.stop.store(1, Ordering::Release);
                     self.sleep.wake_all();

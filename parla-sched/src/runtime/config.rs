@@ -1,0 +1,105 @@
+//! What a runtime is told and what it tells: options, tasks, errors, counts.
+
+use parla_core::{Attrs, Claim, ClaimError, TaskId, Vcus};
+use thiserror::Error;
+
+/// How to set up a [`Runtime`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Worker threads that run bodies at the same time, at least 1.
+    pub workers: usize,
+    /// What the CPU device has to give to claims.
+    pub capacity: Claim,
+    /// Keep a record of everything that happens.
+    pub trace: bool,
+    /// Threads are named `<name>-<number>`.
+    pub name: String,
+    /// Bind the worker of seat `k` to the `k`-th core; empty: not bound.
+    pub bind: Vec<parla_device::Core>,
+}
+
+impl Default for Options {
+    /// One worker per physical core available to this process, all of its memory, no trace.
+    fn default() -> Self {
+        let workers = parla_device::Topology::detect().default_workers();
+        // Where the system does not say how much memory there is, no claim is refused for its size.
+        let memory = parla_device::available_memory().unwrap_or(u64::MAX);
+        let capacity = Claim { vcus: Vcus::WHOLE, memory };
+        Self { workers, capacity, trace: false, name: "parla".to_owned(), bind: Vec::new() }
+    }
+}
+
+/// Why a runtime could not be made or used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// Between 1 and 65 535 workers.
+    #[error("a runtime has between 1 and 65535 workers, not {0}")]
+    Workers(usize),
+    /// The operating system gave no thread.
+    #[error("cannot start worker thread {name}: {source}")]
+    Thread {
+        /// The thread's name.
+        name: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+/// Why a task could not be spawned.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The runtime takes no more tasks.
+    #[error("the runtime is closed")]
+    Closed,
+    /// The id was spawned before.
+    #[error("{0} was spawned before")]
+    Taken(TaskId),
+    /// The claim can never be satisfied.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// No such worker.
+    #[error("worker {wanted} does not exist: the runtime has {workers}")]
+    Worker {
+        /// The worker that the task asks for.
+        wanted: u16,
+        /// How many there are.
+        workers: usize,
+    },
+}
+
+/// A task to be spawned, but for its body.
+#[derive(Clone, Debug, Default)]
+pub struct Task<'a> {
+    /// The id it was [declared](Runtime::declare) under, if it was.
+    pub declared: Option<TaskId>,
+    /// Tasks that must be done before; declared ones may be spawned later.
+    pub dependencies: &'a [TaskId],
+    /// Priority, claim, worker.
+    pub attrs: Attrs,
+}
+
+/// Counts since the runtime started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Tasks spawned.
+    pub spawned: u64,
+    /// Tasks that have ended, in whatever way.
+    pub finished: u64,
+    /// One entry per worker seat.
+    pub workers: Vec<WorkerStats>,
+    /// What is claimed at this moment.
+    pub claimed: Claim,
+}
+
+/// Counts of one worker seat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerStats {
+    /// Bodies run (an awaiting body counts each time it goes on).
+    pub steps: u64,
+    /// Batches of tasks taken from another worker.
+    pub steals: u64,
+    /// Times it went to sleep.
+    pub parks: u64,
+}
