@@ -127,13 +127,24 @@ def test_deep_nesting_of_dependencies_is_no_problem(traced_parla):
     with traced_parla(workers=1):
         order = []
         nested = spawn()(lambda: order.append(1))
-        for _ in range(500):
+        for _ in range(50):
             nested = [nested]
         spawn(dependencies=nested)(lambda: order.append(2))
     assert order == [1, 2]
 
 
-def test_a_task_of_a_finished_runtime_is_refused_or_counts_as_done(works_afterwards):
+def test_nesting_without_end_is_refused(works_afterwards):
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    with Parla(workers=1):
+        with pytest.raises((ValueError, RecursionError), match="dependencies"):
+            spawn(dependencies=nested)(lambda: None)
+    while nested:
+        nested = nested.pop()
+
+
+def test_a_done_task_of_a_finished_runtime_is_done(works_afterwards):
     with Parla(workers=1):
         old = spawn()(lambda: "old")
     with Parla(workers=1):
@@ -144,10 +155,11 @@ def test_a_task_of_a_finished_runtime_is_refused_or_counts_as_done(works_afterwa
 def test_a_failed_task_of_a_finished_runtime_is_no_good_dependency(works_afterwards):
     with pytest.raises(ZeroDivisionError), Parla(workers=1):
         old = spawn()(lambda: 1 // 0)
+    ran = []
     with Parla(workers=1):
-        new = spawn(dependencies=[old])(lambda: "must not run")
-        with pytest.raises(ParlaError, match="ZeroDivisionError|<lambda>"):
-            new.result(10)
+        with pytest.raises(ParlaError, match="dependencies.*<lambda>"):
+            spawn(dependencies=[old])(lambda: ran.append("must not run"))
+    assert ran == []
 
 
 def test_dependencies_spawned_by_tasks(traced_parla, workers):

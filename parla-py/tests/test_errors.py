@@ -96,9 +96,7 @@ def test_an_error_that_was_looked_at_is_settled_but_a_wait_is_no_look(traced_par
             elif look == "exception":
                 assert isinstance(task.exception(), Boom)
             else:
-                tasks(task)
-                while not task.done():
-                    pass
+                task.wait()
 
     if look == "wait":
         pytest.raises(Boom, run)
@@ -163,8 +161,7 @@ def test_a_dependent_spawned_after_the_failure_is_cancelled_too(traced_parla):
     ran = []
     with pytest.raises(Boom), traced_parla(workers=1):
         culprit = spawn(name="culprit")(fail_in_function)
-        while not culprit.done():
-            pass
+        culprit.wait()
         late = spawn(dependencies=[culprit])(lambda: ran.append(1))
         with pytest.raises(DependencyFailed, match="culprit"):
             late.result(10)
@@ -190,8 +187,7 @@ def test_an_error_in_the_block_cancels_what_has_not_started(traced_parla, worker
 def test_an_error_in_the_block_carries_the_tasks_errors():
     with pytest.raises(KeyError) as caught, Parla(workers=2):
         task = spawn(name="culprit")(fail_in_function)
-        while not task.done():
-            pass
+        task.wait()
         raise KeyError("block")
     assert any(isinstance(e, Boom) for e in carried(caught.value)) or "from a function" in notes(caught.value)
 

@@ -75,26 +75,43 @@ def test_signal_handlers_are_as_before():
     assert signal.set_wakeup_fd(-1) == -1
 
 
-@pytest.mark.parametrize("same_object", [True, False])
-def test_a_runtime_inside_a_runtime_is_refused(same_object, works_afterwards):
+def test_entering_an_open_runtime_again_is_refused(works_afterwards):
     outer = Parla(workers=1)
     with outer:
-        with pytest.raises(ValueError, match="already|open|nested"):
-            with outer if same_object else Parla(workers=1):
+        with pytest.raises(ValueError, match="already|open|again"):
+            with outer:
                 pass
+        with pytest.raises(ValueError, match="already|open|again"):
+            outer.__enter__()
         task = spawn()(lambda: "unharmed")
     assert task.result() == "unharmed"
 
 
-def test_a_runtime_inside_a_task_is_refused(works_afterwards):
-    with Parla(workers=2):
+def test_a_runtime_inside_a_runtime_has_its_own_tasks(works_afterwards, workers):
+    """The inner block waits for the tasks spawned in it, and not for the outer one's."""
+    space = TaskSpace("outer")
+    with Parla(workers=workers) as outer:
+        waiting = spawn(dependencies=[space[0]])(lambda: "outer")
+        with Parla(workers=workers) as inner:
+            task = spawn()(lambda: "inner")
+        assert task.result() == "inner"
+        assert not waiting.done()
+        spawn(space[0])(lambda: None)
+    assert waiting.result() == "outer"
+    assert (outer.stats()["spawned"], inner.stats()["spawned"]) == (2, 1)
+
+
+def test_a_runtime_inside_a_task(works_afterwards, workers):
+    with Parla(workers=workers) as outer:
         @spawn()
         def body():
-            with pytest.raises(ValueError, match="already|open|nested"):
-                with Parla(workers=1):
-                    pass
-            return "refused"
-    assert body.result() == "refused"
+            with Parla(workers=2) as inner:
+                task = small_graph()
+            return task.result(), inner.stats()["spawned"]
+        after = spawn(dependencies=[body])(lambda: "after")
+    assert body.result() == (45, 11)
+    assert after.result() == "after"
+    assert outer.stats()["spawned"] == 2
 
 
 def test_the_same_object_again_after_its_end():
@@ -120,25 +137,23 @@ def test_from_a_thread_that_is_not_the_main_one(workers):
     assert results == [45] * 5
 
 
-def test_runtimes_of_several_threads_exclude_each_other_with_a_message():
-    """Two threads may both try; whoever comes second while the first is open gets the usual ValueError."""
-    outcomes, gate, opened = [], threading.Event(), threading.Event()
+def test_one_runtime_per_thread(workers):
+    """Each thread spawns into the runtime that it opened itself."""
+    outcomes, barrier = [], threading.Barrier(4)
 
-    def first():
-        with Parla(workers=1):
-            opened.set()
-            pass_gate(gate)
-            outcomes.append(small_graph().result())
+    def run():
+        with Parla(workers=workers) as rt:
+            barrier.wait(LIMIT)
+            task = small_graph()
+            barrier.wait(LIMIT)
+        outcomes.append((task.result(), rt.stats()["spawned"]))
 
-    thread = threading.Thread(target=first)
-    thread.start()
-    pass_gate(opened)
-    with pytest.raises(ValueError, match="already|open"):
-        with Parla(workers=1):
-            pass
-    gate.set()
-    thread.join(LIMIT)
-    assert outcomes == [45]
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(LIMIT)
+    assert outcomes == [(45, 11)] * 4
 
 
 def test_spawning_races_with_the_end_of_the_block(workers):

@@ -32,15 +32,8 @@ def traced_with_claims(n, use):
     """Runs `use` in a runtime of `n` workers and checks its trace against the capacity of one whole device."""
     with Parla(workers=n, trace=True) as rt:
         result = use(rt)
-    assert check_trace(rt.trace, vcus=vcus_of_a_device(rt)) == []
+    assert check_trace(rt.trace, vcus=1.0) == []
     return result
-
-
-def vcus_of_a_device(rt):
-    """One whole device in the unit of the trace, read off a task that claims just that."""
-    with Parla(workers=1, trace=True) as probe:
-        spawn(vcus=1)(lambda: None)
-    return next(r["vcus"] for r in probe.trace if r["event"] == "spawned")
 
 
 @pytest.mark.parametrize(("vcus", "fit"), [(1, 1), (0.5, 2), (1 / 3, 3), (0.25, 4), (0.125, 8), (0.6, 1), (0.001, 8)])

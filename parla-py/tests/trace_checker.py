@@ -168,7 +168,7 @@ def _check_claims(
             elif event == "suspended" or event in TERMINAL or event == "ready":
                 held.pop(task, None)
             total = sum(held.values())
-            if total > capacity and not reported:
+            if total > capacity + 1e-9 and not reported:  # sums of fractions
                 reported = True
                 names = ", ".join(stories[t].name for t, claim in held.items() if claim)
                 violations.append(f"{names}: hold {total} {what} of {capacity} at {record['time']}")
