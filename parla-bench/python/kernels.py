@@ -16,21 +16,20 @@ def spin(free_us: float, gil_us: float = 0) -> Callable[[], None]:
 
     It busy-waits, so it keeps a core; nothing else is between the two parts.
     """
-    free, held = round(free_us), round(gil_us)
-    if held == 0:
+    if gil_us == 0:
 
         def body() -> None:
-            sleep_nogil(free)
+            sleep_nogil(free_us)
 
-    elif free == 0:
+    elif free_us == 0:
 
         def body() -> None:
-            sleep_gil(held)
+            sleep_gil(gil_us)
 
     else:
 
         def body() -> None:
-            sleep_nogil(free)
-            sleep_gil(held)
+            sleep_nogil(free_us)
+            sleep_gil(gil_us)
 
     return body

@@ -91,7 +91,7 @@ def _bisect_length(run: Run, pattern: str) -> Measurement:
     probes: dict[str, list[dict[str, object]]] = {system.key: [] for system in measured}
 
     def length(key: str) -> float:
-        return max(1.0, round(math.sqrt(math.prod(brackets[key]))))
+        return math.sqrt(math.prod(brackets[key]))
 
     def efficiency(system: System) -> float:
         microseconds = length(system.key)
@@ -182,27 +182,31 @@ def scale(run: Run) -> list[Measurement]:
 
 def cholesky(run: Run) -> list[Measurement]:
     """Blocked Cholesky, one BLAS thread per task; ideal = sum of the kernels / workers."""
+    example = tiled_cholesky.example
     n, block = (1000, 250) if run.quick else (4000, 500)
     plan = tiled_cholesky.steps(n // block)
     dependencies = [step.dependencies for step in plan]
-    matrix = tiled_cholesky.positive_definite(n)
+    priorities = tiled_cholesky.path_lengths(plan)
+    matrix = example.positive_definite(n, seed=0)
     measured = run.systems("cholesky")
     seconds: dict[str, list[float]] = {system.key: [] for system in measured}
     kernels: list[float] = []
     checked: dict[str, float] = {}
     with threadpool_limits(1, user_api="blas"):
-        tiled_cholesky.sequential(plan, tiled_cholesky.split(matrix, block))  # warm BLAS up
+        tiled_cholesky.sequential(plan, example.split(matrix, block))  # warm BLAS up
         for repetition in range(run.repetitions):
-            kernels.append(tiled_cholesky.sequential(plan, tiled_cholesky.split(matrix, block)))
+            kernels.append(tiled_cholesky.sequential(plan, example.split(matrix, block)))
             for k in range(len(measured)):
                 system = measured[(k + repetition) % len(measured)]
-                tiles = tiled_cholesky.split(matrix, block)
+                tiles = example.split(matrix, block)
                 with system(run.workers) as opened:
                     warm_up(opened)
-                    took = opened.run_graph(dependencies, tiled_cholesky.bodies(plan, tiles))
+                    took = opened.run_graph(
+                        dependencies, tiled_cholesky.bodies(plan, tiles), priorities
+                    )
                 seconds[system.key].append(took)
                 if system.key not in checked:
-                    checked[system.key] = tiled_cholesky.residual(matrix, tiles)
+                    checked[system.key] = example.residual(matrix, tiles, block)
                     if not checked[system.key] < 1e-12:
                         raise ArithmeticError(f"{system.label}: residual {checked[system.key]}")
     ideal = statistics.median(kernels) / run.workers

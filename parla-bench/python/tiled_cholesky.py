@@ -1,38 +1,35 @@
-"""Blocked Cholesky factorisation as a list of tasks, to be run by any system."""
+"""Blocked Cholesky factorisation as a list of tasks, to be run by any system.
+
+The kernels are those of Parla's example program, which release the GIL.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 
 import numpy as np
-from scipy.linalg import blas, lapack
 
 Tiles = dict[tuple[int, int], np.ndarray]
 
 
-def potrf(a: np.ndarray) -> None:
-    """Overwrite ``a`` with its lower Cholesky factor."""
-    factor, info = lapack.dpotrf(a, lower=1, clean=1)
-    if info:
-        raise np.linalg.LinAlgError(f"not positive definite (potrf info {info})")
-    a[...] = factor
+def _example() -> ModuleType:
+    path = Path(__file__).parents[2] / "parla-py/examples/cholesky.py"
+    spec = importlib.util.spec_from_file_location("cholesky_example", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
 
 
-def trsm(factor: np.ndarray, a: np.ndarray) -> None:
-    """Overwrite ``a`` with ``a @ inv(factor).T``."""
-    a[...] = blas.dtrsm(1.0, factor, a, side=1, lower=1, trans_a=1)
-
-
-def syrk(left: np.ndarray, a: np.ndarray) -> None:
-    """Subtract ``left @ left.T`` from ``a``."""
-    a -= left @ left.T
-
-
-def gemm(left: np.ndarray, right: np.ndarray, a: np.ndarray) -> None:
-    """Subtract ``left @ right.T`` from ``a``."""
-    a -= left @ right.T
+example = _example()
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,23 @@ def steps(n_tiles: int) -> list[Step]:
         plan.append(Step(kernel, tiles, tuple(needed)))
 
     for k in range(n_tiles):
-        add(potrf, (k, k))
+        add(example.potrf, (k, k))
         for i in range(k + 1, n_tiles):
-            add(trsm, (k, k), (i, k))
+            add(example.trsm, (k, k), (i, k))
         for i in range(k + 1, n_tiles):
-            add(syrk, (i, k), (i, i))
+            add(example.syrk, (i, k), (i, i))
             for j in range(k + 1, i):
-                add(gemm, (i, k), (j, k), (i, j))
+                add(example.gemm, (i, k), (j, k), (i, j))
     return plan
+
+
+def path_lengths(plan: list[Step]) -> list[int]:
+    """For each task, how many tasks the longest path from it to the end has."""
+    lengths = [1] * len(plan)
+    for i in reversed(range(len(plan))):
+        for j in plan[i].dependencies:
+            lengths[j] = max(lengths[j], lengths[i] + 1)
+    return lengths
 
 
 def bodies(plan: list[Step], tiles: Tiles) -> list[Callable[[], None]]:
@@ -77,34 +83,6 @@ def bodies(plan: list[Step], tiles: Tiles) -> list[Callable[[], None]]:
         return body
 
     return [bind(step) for step in plan]
-
-
-def positive_definite(n: int, seed: int = 0) -> np.ndarray:
-    """A dense symmetric positive definite matrix of order ``n``."""
-    random = np.random.default_rng(seed).random((n, n))
-    return (random + random.T) / 2 + n * np.eye(n)
-
-
-def split(matrix: np.ndarray, block: int) -> Tiles:
-    """Contiguous copies of the lower triangle's tiles of order ``block``."""
-    n_tiles, rest = divmod(len(matrix), block)
-    if rest:
-        raise ValueError(f"a matrix of order {len(matrix)} has no whole blocks of {block}")
-    return {
-        (i, j): matrix[i * block : (i + 1) * block, j * block : (j + 1) * block].copy()
-        for i in range(n_tiles)
-        for j in range(i + 1)
-    }
-
-
-def residual(matrix: np.ndarray, tiles: Tiles) -> float:
-    """Relative Frobenius norm of ``L @ L.T - matrix`` for the factor in the tiles."""
-    block = len(tiles[0, 0])
-    factor = np.zeros_like(matrix)
-    for (i, j), tile in tiles.items():
-        factor[i * block : (i + 1) * block, j * block : (j + 1) * block] = tile
-    factor = np.tril(factor)
-    return float(np.linalg.norm(factor @ factor.T - matrix) / np.linalg.norm(matrix))
 
 
 def sequential(plan: list[Step], tiles: Tiles) -> float:

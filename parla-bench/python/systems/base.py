@@ -57,8 +57,16 @@ class System(ABC):
     def run_independent(self, n: int, body: Body) -> float:
         """Run ``body`` in ``n`` tasks that depend on nothing; seconds."""
 
-    def run_graph(self, dependencies: Dependencies, bodies: Sequence[Body]) -> float:
-        """Run one task per entry, each after its dependencies; seconds."""
+    def run_graph(
+        self,
+        dependencies: Dependencies,
+        bodies: Sequence[Body],
+        priorities: Sequence[int] | None = None,
+    ) -> float:
+        """Run one task per entry, each after its dependencies; seconds.
+
+        ``priorities``, the higher the sooner, are for systems that take them.
+        """
         raise NotImplementedError(f"{self.label} runs independent tasks only")
 
     def spawn_pending(self, n: int, make_body: Callable[[int], Body], gate: Body) -> None:

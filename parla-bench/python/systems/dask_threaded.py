@@ -37,7 +37,12 @@ class DaskDelayedSystem(System):
         self._compute([task() for _ in range(n)])
         return perf_counter() - start
 
-    def run_graph(self, dependencies: Dependencies, bodies: Sequence[Body]) -> float:
+    def run_graph(
+        self,
+        dependencies: Dependencies,
+        bodies: Sequence[Body],
+        priorities: Sequence[int] | None = None,
+    ) -> float:
         sinks = _sinks(dependencies)
         start = perf_counter()
         nodes: list[object] = []
@@ -77,7 +82,12 @@ class DaskGraphSystem(DaskDelayedSystem):
         dask.threaded.get(graph, list(graph), pool=self._pool)
         return perf_counter() - start
 
-    def run_graph(self, dependencies: Dependencies, bodies: Sequence[Body]) -> float:
+    def run_graph(
+        self,
+        dependencies: Dependencies,
+        bodies: Sequence[Body],
+        priorities: Sequence[int] | None = None,
+    ) -> float:
         sinks = _sinks(dependencies)
         start = perf_counter()
         graph = {

@@ -37,7 +37,12 @@ class ThreadPoolSystem(System):
         self.open()
         return elapsed
 
-    def run_graph(self, dependencies: Dependencies, bodies: Sequence[Body]) -> float:
+    def run_graph(
+        self,
+        dependencies: Dependencies,
+        bodies: Sequence[Body],
+        priorities: Sequence[int] | None = None,
+    ) -> float:
         start = perf_counter()
         run = _CountedGraph(self._pool, dependencies, bodies)
         run.start()
