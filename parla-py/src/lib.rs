@@ -1,1 +1,48 @@
-//! The native half of the package `parla`.
+//! The native half of the package `parla`: tasks as Python objects, and the executor that runs them.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`spawn`] | the `spawn` function: checks, capture by value, dependencies |
+//! | [`task`], [`space`] | `Task`, `TaskID` and the native base of `TaskSpace` |
+//! | [`runtime`] | one open runtime: opening, waiting for the end, diagnosis |
+//! | [`executor`] | how a worker runs a body; coroutines |
+//! | [`gil`] | who holds the interpreter, who wants it, and when it changes hands |
+//! | [`python`] | the C API beyond the limited one, found at run time; cached imports |
+//!
+//! Rules of this crate: wait only while detached; hold no lock of ours across a call into Python, the drop of a Python
+//! reference included.
+
+mod awaiter;
+mod body;
+mod errors;
+mod executor;
+mod gil;
+mod key;
+mod kernels;
+mod python;
+mod runtime;
+mod space;
+mod spawn;
+mod task;
+mod topology;
+
+use pyo3::prelude::*;
+
+/// The module `parla._native`.
+#[pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use super::awaiter::Awaiter;
+    #[pymodule_export]
+    use super::kernels::{sleep_gil, sleep_nogil};
+    #[pymodule_export]
+    use super::runtime::{Runtime, current_task, forget_all, set_finish_scope, stop_all};
+    #[pymodule_export]
+    use super::space::{Space, TaskID};
+    #[pymodule_export]
+    use super::spawn::{Spawner, spawn};
+    #[pymodule_export]
+    use super::task::{Task, TaskState};
+    #[pymodule_export]
+    use super::topology::topology;
+}

@@ -33,6 +33,10 @@ pub trait Executor: Send + Sync + Sized + 'static {
     /// Runs `body`. Must not unwind: a panic in a body is a failed task ([`Step::Failed`]).
     fn run(&self, thread: &mut Self::Thread, cx: &Cx<'_, Self>, task: TaskId, body: Self::Body) -> Step<Self::Body>;
 
+    /// There is work: get hold of what running it takes (Python: the GIL), before any task is taken, so that tasks
+    /// do not wait in the hands of a worker that cannot run them yet. Undone by [`pause`](Self::pause).
+    fn prepare(&self, _thread: &mut Self::Thread) {}
+
     /// The worker is about to look further than its own queue, or to sleep: let go of whatever others may need.
     fn pause(&self, _thread: &mut Self::Thread) {}
 

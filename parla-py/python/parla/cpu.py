@@ -103,6 +103,31 @@ def one_device_per_core() -> bool:
     return _configuration().per_core
 
 
+def default_workers() -> int:
+    """How many workers a runtime has when the program does not say: ``PARLA_NUM_THREADS``, else one per core.
+
+    Raises:
+        ValueError: the variable is not a number from 1 to 4096.
+    """
+    text = _variable("PARLA_NUM_THREADS")
+    if text is None:
+        from parla import _native
+
+        configuration = _configuration()
+        if configuration.per_core or _variable("PARLA_CORES"):
+            return configuration.n_devices * configuration.cores_each
+        return _native.topology()["workers"]
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise ValueError(f"PARLA_NUM_THREADS must be a number of workers from 1 to 4096, got {text!r}")
+    return int(text)
+
+
+def memory_capacity() -> int:
+    """Bytes that tasks on the CPU may reserve together."""
+    configuration = _configuration()
+    return configuration.memory_each * configuration.n_devices
+
+
 #: The CPU: ``placement=cpu``.
 cpu: Architecture = _CpuArchitecture("cpu")
 register_architecture(cpu)

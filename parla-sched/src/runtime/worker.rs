@@ -189,7 +189,7 @@ impl<'a, E: Executor> Cx<'a, E> {
             return Some(found);
         }
         self.shared.executor.pause(thread);
-        self.with_seat(|seat| self.shared.search(seat))
+        self.with_seat(|seat| self.shared.search(thread, seat))
     }
 
     fn with_seat<R>(&self, f: impl FnOnce(&mut Seat) -> R) -> R {
@@ -309,7 +309,7 @@ impl<E: Executor> Shared<E> {
     }
 
     /// Looks everywhere, sleeps while there is nothing anywhere. `None`: the runtime stops.
-    fn search(&self, seat: &mut Seat) -> Option<Found> {
+    fn search(&self, thread: &mut E::Thread, seat: &mut Seat) -> Option<Found> {
         self.check_idle();
         self.sleep.start_searching();
         let mut rounds = 0;
@@ -317,11 +317,15 @@ impl<E: Executor> Shared<E> {
             if self.stopping.load(Ordering::SeqCst) {
                 return None;
             }
-            let found = self.take_own(seat);
-            let found = found.or_else(|| self.take_common(seat).map(Found::from)).or_else(|| self.take_any(seat));
-            if found.is_some() {
-                self.sleep.found_work(|| self.common_queues_empty());
-                return found;
+            if !self.nothing_for(seat.index) {
+                self.executor.prepare(thread);
+                let found = self.take_own(seat);
+                let found = found.or_else(|| self.take_common(seat).map(Found::from)).or_else(|| self.take_any(seat));
+                if found.is_some() {
+                    self.sleep.found_work(|| self.common_queues_empty());
+                    return found;
+                }
+                self.executor.pause(thread); // somebody else was faster
             }
             rounds += 1;
             if rounds < SEARCH_ROUNDS {

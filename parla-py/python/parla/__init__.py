@@ -1,0 +1,94 @@
+"""Parla: tasks for Python on one machine with many CPUs and GPUs.
+
+    from parla import Parla, TaskSpace, spawn
+    from parla.cpu import cpu
+
+    with Parla():
+        T = TaskSpace("T")
+        for i in range(4):
+            @spawn(T[i], [T[i - 1]], placement=cpu)
+            def step():
+                print(f"step {i}")
+
+Leaving the block waits for all tasks. `parla.tasks` has everything about tasks, `parla.devices` about where they run.
+"""
+
+from parla.context import (
+    get_current_context,
+    get_current_devices,
+    get_current_stream,
+    get_current_task,
+    has_environment,
+)
+from parla.device import Gib, Memory, MemoryKind, Mib, kib
+from parla.errors import (
+    DeadlockError,
+    DependencyFailed,
+    DeviceError,
+    DeviceOutOfMemory,
+    InvalidSchedulerAccessException,
+    ParlaError,
+    PlacementError,
+    PolicyError,
+    SpawnError,
+    TaskCancelled,
+    VariantDefinitionError,
+)
+from parla.function_decorators import specialize, specialized
+from parla.kernels import sleep_gil, sleep_nogil
+from parla.runtime import Parla
+from parla.tasks import (
+    AtomicTaskSpace,
+    CompletedTaskSpace,
+    Task,
+    TaskID,
+    TaskList,
+    Tasks,
+    TaskSpace,
+    TaskState,
+    finish,
+    spawn,
+    tasks,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AtomicTaskSpace",
+    "CompletedTaskSpace",
+    "DeadlockError",
+    "DependencyFailed",
+    "DeviceError",
+    "DeviceOutOfMemory",
+    "Gib",
+    "InvalidSchedulerAccessException",
+    "Memory",
+    "MemoryKind",
+    "Mib",
+    "Parla",
+    "ParlaError",
+    "PlacementError",
+    "PolicyError",
+    "SpawnError",
+    "Task",
+    "TaskCancelled",
+    "TaskID",
+    "TaskList",
+    "TaskSpace",
+    "TaskState",
+    "Tasks",
+    "VariantDefinitionError",
+    "finish",
+    "get_current_context",
+    "get_current_devices",
+    "get_current_stream",
+    "get_current_task",
+    "has_environment",
+    "kib",
+    "sleep_gil",
+    "sleep_nogil",
+    "spawn",
+    "specialize",
+    "specialized",
+    "tasks",
+]

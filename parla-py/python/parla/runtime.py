@@ -1,0 +1,363 @@
+"""The runtime object: ``with Parla(): ...``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from parla import _native, device, trace as _trace
+from parla._native import Task, TaskID
+from parla import cpu as _cpu
+from parla.device import Architecture, Device
+from parla.errors import DeadlockError, ParlaError, SchedulerException
+
+__all__ = ["Parla"]
+
+_MAX_WORKERS = 4096
+_hooks_installed = False
+
+
+class _ClassAsRuntime(type):
+    """Lets ``with Parla:`` use the class itself, as the first version's documentation writes it."""
+
+    def __enter__(cls) -> Parla:
+        return _opened_by_class().append(cls()) or _opened_by_class()[-1].__enter__()
+
+    def __exit__(
+        cls, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return _opened_by_class().pop().__exit__(kind, error, traceback)
+
+
+_by_class = threading.local()
+
+
+def _opened_by_class() -> list[Parla]:
+    """The runtimes that this thread opened with ``with Parla:``, the innermost last."""
+    if not hasattr(_by_class, "opened"):
+        _by_class.opened = []
+    opened: list[Parla] = _by_class.opened
+    return opened
+
+
+class Parla(metaclass=_ClassAsRuntime):
+    """A runtime: tasks are spawned inside its ``with`` block, whose end waits for all of them.
+
+    Any number of runtimes may follow each other; each thread may have its own.
+
+    Args:
+        environments: task environments of 0.2 come with a later version: anything but None is an error.
+        workers: how many bodies run at the same time; default: ``PARLA_NUM_THREADS``, else the physical cores that this process may use
+            (affinity and cgroup limits respected).
+        n_workers: 0.3's name for `workers`.
+        policy: the placement policy. With one kind of device there is nothing to choose; the name is kept for later versions.
+        devices: restricts the runtime to these devices; CPU devices only in this version.
+        dev_config_file: simulated devices come with a later version: anything but None is an error.
+        trace: True keeps a record of everything that happens (`trace`); a path also writes it there at the end, for Perfetto or Chrome.
+            Default: ``PARLA_TRACE``.
+        check: also check the core's invariants at the end of the block.
+        sig_type: the signal that interrupts the block as Ctrl-C does.
+
+    Raises:
+        TypeError, ValueError: an argument that cannot be used, named in the message.
+    """
+
+    def __init__(
+        self,
+        environments: None = None,
+        *,
+        workers: int | None = None,
+        n_workers: int | None = None,
+        policy: str = "locality",
+        devices: Iterable[Architecture | Device] | Architecture | Device | None = None,
+        dev_config_file: None = None,
+        trace: bool | str | os.PathLike[str] | None = None,
+        check: bool = False,
+        sig_type: int = signal.SIGINT,
+    ) -> None:
+        """Check the arguments; the workers start when the block is entered."""
+        if environments is not None:
+            raise ValueError("environments: task environments are not part of this version; leave it out")
+        if dev_config_file is not None:
+            raise ValueError("dev_config_file: simulated devices are not part of this version; leave it out")
+        if workers is not None and n_workers is not None:
+            raise TypeError("workers and n_workers are two names for the same argument")
+        self._workers = _count(workers if n_workers is None else n_workers)
+        if not isinstance(policy, str):
+            raise TypeError(f"policy: expected a name, not {type(policy).__name__}")
+        if policy != "locality":
+            raise ValueError(f"policy: {policy!r} is not known; this version has 'locality' only")
+        _check_devices(devices)
+        self._check = bool(check)
+        self._trace_path, self._tracing = _trace_option(trace)
+        try:
+            self._signal = signal.Signals(sig_type)
+        except ValueError:
+            raise ValueError(f"sig_type: {sig_type!r} is no signal") from None
+        self._native: _native.Runtime | None = None
+        self._open = False
+        self._handler: Any = None
+        self._watchdog: _Watchdog | None = None
+        self._last_trace: list[dict[str, Any]] = []
+        self._last_stats: dict[str, Any] = {}
+
+    def __enter__(self) -> Parla:
+        """Start the workers; this thread spawns into this runtime from here on.
+
+        Raises:
+            ValueError: this runtime is open already.
+        """
+        if self._open:
+            raise ValueError("this runtime is open already: a Parla object cannot be entered twice at the same time")
+        _install_hooks()
+        if self._trace_path is not None:
+            _trace.check_writable(self._trace_path)
+        workers = self._workers or _cpu.default_workers()
+        self._native = _native.Runtime(workers, _cpu.memory_capacity(), trace=self._tracing)
+        self._native.open()
+        self._open = True
+        self._handler = _raise_on(self._signal)
+        self._watchdog = _Watchdog.start(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        """Wait for all tasks; raise what nobody has looked at.
+
+        After an exception in the block, what has not started is cancelled and the exception is raised on, with the
+        failures of tasks as notes.
+        """
+        native = self._native
+        if native is None or not self._open:
+            raise SchedulerException("this runtime is not open")
+        try:
+            failed, deadlock, interrupt = native.finish(error is not None)
+        finally:
+            self._open = False
+            if self._watchdog is not None:
+                self._watchdog.stop()
+            _restore(self._signal, self._handler)
+            native.close()
+            self._last_stats = native.stats()
+        if self._tracing:
+            self._last_trace = native.trace()
+            if self._trace_path is not None:
+                _trace.write(self._trace_path, self._last_trace)
+        if self._check:
+            native.validate()
+        _raise_failures(error, failed, deadlock, interrupt)
+        return None
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the block was entered.
+
+        Keys: ``workers``, tasks ``spawned``, ``pending``, ``done``, ``failed``, ``cancelled``; ``steps_per_worker`` (bodies run, an
+        awaiting body counts each time it goes on), ``steals``, ``parks`` (times a worker went to sleep); ``vcus_claimed``,
+        ``memory_claimed`` and ``memory`` (bytes).
+        """
+        return self._last_stats if self._native is None or not self._open else self._native.stats()
+
+    @property
+    def trace(self) -> list[dict[str, Any]]:
+        """Everything that happened, in order of time; empty without ``trace=``. `parla.trace` describes the records."""
+        return self._native.trace() if self._native is not None and self._open else self._last_trace
+
+    def why(self, task: Task | TaskID) -> str:
+        """What a task is doing or waiting for, in words."""
+        found = task.task if isinstance(task, TaskID) else task
+        if found is None:
+            return f"{task} was never spawned"
+        if self._native is None:
+            raise SchedulerException("this runtime was never entered")
+        return self._native.why(found)
+
+    def get_all_devices(self) -> list[Device]:
+        """Every device that tasks can be placed on."""
+        return device.get_all_devices()
+
+    def get_all_architectures(self) -> list[Architecture]:
+        """Every kind of device."""
+        return device.get_all_architectures()
+
+    def get_architecture(self, name: str) -> Architecture:
+        """The architecture of that name (``"cpu"``).
+
+        Raises:
+            ValueError: there is none.
+        """
+        return device.get_architecture(name)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in self.stats().items())
+        return f"<table><caption>Parla ({'open' if self._open else 'closed'})</caption>{rows}</table>"
+
+
+def _count(workers: Any) -> int | None:
+    if workers is None:
+        return None
+    if isinstance(workers, bool) or not hasattr(type(workers), "__index__"):
+        raise TypeError(f"workers: expected an integer, not {type(workers).__name__}")
+    count = workers.__index__()
+    if not 1 <= count <= _MAX_WORKERS:
+        raise ValueError(f"workers: expected 1 to {_MAX_WORKERS}, got {count}")
+    return int(count)
+
+
+def _check_devices(devices: Any) -> None:
+    if devices is None:
+        return
+    for device in devices if isinstance(devices, list | tuple | set) else (devices,):
+        if not isinstance(device, Architecture | Device):
+            raise TypeError(f"devices: expected devices or architectures, not {type(device).__name__}")
+
+
+def _trace_option(trace: Any) -> tuple[Path | None, bool]:
+    if trace is None:
+        variable = os.environ.get("PARLA_TRACE")
+        if variable is None:
+            return None, False
+        if not variable:
+            raise ValueError("PARLA_TRACE is set but empty: expected a file name")
+        return Path(variable), True
+    if isinstance(trace, bool):
+        return None, trace
+    if isinstance(trace, str | os.PathLike):
+        return Path(trace), True
+    raise TypeError(f"trace: expected True, False or a file name, not {type(trace).__name__}")
+
+
+def _raise_failures(
+    error: BaseException | None, failed: list[Task], deadlock: BaseException | None, interrupt: BaseException | None
+) -> None:
+    """Raise what the block has to raise: the body's error (by returning), an interrupt, a task's error, or several."""
+    errors = [exception for task in failed if (exception := task.exception()) is not None]
+    if deadlock is not None:
+        errors = [e for e in errors if not isinstance(e, DeadlockError)]  # the same one, seen from inside a task
+        errors.append(deadlock)
+    if error is not None:
+        for other in errors:
+            _note(error, f"besides, {_first_line(other)}")
+        return
+    # What is meant to end the program leaves as it is.
+    leaving = interrupt or next((e for e in errors if not isinstance(e, Exception)), None)
+    if leaving is not None:
+        for other in errors:
+            if other is not leaving:
+                _note(leaving, f"besides, {_first_line(other)}")
+        raise leaving
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise _group(errors)
+
+
+def _group(errors: list[Any]) -> BaseException:
+    message = "several tasks failed"
+    if sys.version_info >= (3, 11):
+        return ExceptionGroup(message, errors)
+    return ParlaErrorGroup(message, errors)
+
+
+class ParlaErrorGroup(ParlaError):
+    """Several failed tasks, on Python 3.10, which has no ``ExceptionGroup``."""
+
+    def __init__(self, message: str, exceptions: list[Exception]) -> None:
+        """A group like Python 3.11's, without its filtering."""
+        lines = "".join(f"\n  {_first_line(e)}" for e in exceptions)
+        super().__init__(f"{message} ({len(exceptions)} sub-exceptions){lines}")
+        self.exceptions = tuple(exceptions)
+
+
+def _note(error: BaseException, note: str) -> None:
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+
+
+def _first_line(error: BaseException) -> str:
+    try:
+        text = str(error).partition("\n")[0]
+    except Exception:
+        text = "(its text cannot be shown)"
+    where = "".join(f" [{note}]" for note in getattr(error, "__notes__", ())[:1])
+    return f"{type(error).__name__}: {text}{where}"
+
+
+def _raise_on(number: signal.Signals) -> Any:
+    """Make a signal other than Ctrl-C's raise KeyboardInterrupt during the block; returns the handler before."""
+    if number == signal.SIGINT or threading.current_thread() is not threading.main_thread():
+        return None
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    return signal.signal(number, interrupt)
+
+
+def _restore(number: signal.Signals, handler: Any) -> None:
+    if handler is not None:
+        signal.signal(number, handler)
+
+
+def _install_hooks() -> None:
+    """Once per process, when the first runtime opens: end with the interpreter, and notice forks."""
+    global _hooks_installed
+    if _hooks_installed:
+        return
+    _hooks_installed = True
+    register = getattr(threading, "_register_atexit", None)
+    if register is None:
+        import atexit
+
+        register = atexit.register
+    register(_native.stop_all)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_native.forget_all)
+
+
+class _Watchdog:
+    """Prints the state of a runtime to stderr when no task has ended for a while: ``PARLA_WATCHDOG=seconds``."""
+
+    def __init__(self, runtime: Parla, seconds: float) -> None:
+        self._runtime = runtime
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="parla-watchdog", daemon=True)
+
+    @classmethod
+    def start(cls, runtime: Parla) -> _Watchdog | None:
+        """Watch `runtime` if the environment asks for it."""
+        variable = os.environ.get("PARLA_WATCHDOG")
+        if variable is None:
+            return None
+        try:
+            seconds = float(variable)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < 1e9:
+            raise ValueError(f"PARLA_WATCHDOG={variable!r}: expected a number of seconds above 0")
+        watchdog = cls(runtime, seconds)
+        watchdog._thread.start()
+        return watchdog
+
+    def stop(self) -> None:
+        """The block has ended."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        before = -1
+        while not self._stopped.wait(self._seconds):
+            stats = self._runtime.stats()
+            ended = stats["spawned"] - stats["pending"]
+            if stats["pending"] and ended == before:
+                native = self._runtime._native
+                report = native.report() if native is not None else ""
+                print(f"parla: no task has ended for {self._seconds:g} s; {stats}\n{report}", file=sys.stderr, flush=True)
+            before = ended

@@ -1,0 +1,78 @@
+"""What happened in a runtime: the records of ``rt.trace`` and files for Perfetto or chrome://tracing.
+
+A record is a dict with ``event`` ("spawned", "ready", "running", "suspended", "resumed", "done", "failed",
+"cancelled"), ``task`` (a number), ``name``, ``time`` (seconds since the runtime started) and ``worker`` (-1: a thread that is no worker).
+"spawned" adds ``deps`` (task numbers), ``vcus`` and ``memory`` (what it will claim) and ``location`` (``file:line``); "suspended"
+adds ``on``; "suspended", "done" and "failed" add ``gil``: seconds since the body last started, less the time in waits and kernels known to release the GIL.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["to_chrome", "write"]
+
+_BEGINS = ("running", "resumed")
+_ENDS = ("suspended", "done", "failed")
+
+
+def check_writable(path: Path) -> None:
+    """Raise at the start of a run, not at its end, what writing the trace would raise."""
+    with path.open("w"):
+        pass
+
+
+def to_chrome(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The records as a document in Chrome's trace event format: a row per worker, an arrow per dependency."""
+    events: list[dict[str, Any]] = []
+    begun: dict[int, dict[str, Any]] = {}
+    ended: dict[int, dict[str, Any]] = {}
+    spawned: dict[int, dict[str, Any]] = {}
+    for record in records:
+        task, event = record["task"], record["event"]
+        if event == "spawned":
+            spawned[task] = record
+        elif event in _BEGINS:
+            begun[task] = record
+            for dep in spawned.get(task, {}).get("deps", ()) if event == "running" else ():
+                if dep in ended:
+                    events += _arrow(len(events), ended[dep], record)
+        elif event in _ENDS and task in begun:
+            begin = begun.pop(task)
+            arguments = {"task": task, "event": event, "gil_us": record.get("gil", 0.0) * 1e6, "spawned_at": spawned.get(task, {}).get("location")}
+            events.append(
+                {
+                    "name": record["name"],
+                    "cat": "task",
+                    "ph": "X",
+                    "ts": begin["time"] * 1e6,
+                    "dur": (record["time"] - begin["time"]) * 1e6,
+                    "pid": 0,
+                    "tid": begin["worker"] + 1,
+                    "args": arguments,
+                }
+            )
+            if event != "suspended":
+                ended[task] = record
+        elif event == "cancelled":
+            events.append({"name": f"{record['name']} cancelled", "ph": "i", "s": "g", "ts": record["time"] * 1e6, "pid": 0, "tid": 0})
+    threads = sorted({event["tid"] for event in events})
+    for tid in threads:
+        name = f"worker {tid - 1}" if tid else "outside"
+        events.append({"name": "thread_name", "ph": "M", "pid": 0, "tid": tid, "args": {"name": name}})
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _arrow(number: int, source: dict[str, Any], target: dict[str, Any]) -> list[dict[str, Any]]:
+    common = {"name": "dependency", "cat": "dependency", "id": number, "pid": 0}
+    return [
+        {**common, "ph": "s", "ts": source["time"] * 1e6, "tid": source["worker"] + 1},
+        {**common, "ph": "f", "bp": "e", "ts": target["time"] * 1e6, "tid": target["worker"] + 1},
+    ]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write `to_chrome` of the records as JSON."""
+    path.write_text(json.dumps(to_chrome(records)))

@@ -1,0 +1,153 @@
+//! `await task`: what a task's coroutine hands to the runtime, and what it gets back.
+
+use std::sync::Arc;
+
+use parla_core::TaskId;
+use pyo3::PyTraverseError;
+use pyo3::exceptions::PyStopIteration;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+
+use crate::errors;
+use crate::python;
+use crate::runtime::Rt;
+use crate::space::{Resolved, TaskID, resolve_any};
+use crate::task::Task;
+
+/// The iterator behind ``await`` of tasks: yields itself until they have ended.
+#[pyclass(frozen, module = "parla._native")]
+pub(crate) struct Awaiter {
+    targets: Box<[Py<PyAny>]>,
+    /// One task was awaited by itself: its value is the result.
+    single: bool,
+}
+
+impl Awaiter {
+    /// For `await task`: in a coroutine of asyncio a bridge to its loop, in a task's coroutine an `Awaiter`.
+    pub(crate) fn of_one(target: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+        let py = target.py();
+        Self::make(py, Self { targets: Box::new([target.unbind()]), single: true })
+    }
+
+    fn make(py: Python<'_>, awaiter: Self) -> PyResult<Bound<'_, PyAny>> {
+        let awaiter = Bound::new(py, awaiter)?;
+        if python::in_asyncio(py)? {
+            return python::asyncio_bridge(py)?.call1((awaiter,));
+        }
+        Ok(awaiter.into_any())
+    }
+
+    /// The graph's ids of what has not ended, and of the rest too: the graph knows which.
+    pub(crate) fn ids(&self, py: Python<'_>, rt: &Arc<Rt>) -> PyResult<Vec<TaskId>> {
+        let mut ids = Vec::with_capacity(self.targets.len());
+        for target in &self.targets {
+            if let Some(Resolved::Edge(id)) = resolve_any(target.bind(py), rt)? {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    fn tasks<'py>(&self, py: Python<'py>) -> impl Iterator<Item = (Option<Bound<'py, Task>>, bool)> {
+        self.targets.iter().map(move |target| {
+            let target = target.bind(py);
+            match target.cast::<Task>() {
+                Ok(task) => (Some(task.clone()), false),
+                Err(_) => match target.cast::<TaskID>() {
+                    Ok(id) => {
+                        let id = id.get();
+                        (id.space.get().task(py, &id.key).map(|task| task.into_bound(py)), id.space.get().is_completed())
+                    }
+                    Err(_) => (None, true),
+                },
+            }
+        })
+    }
+}
+
+#[pymethods]
+impl Awaiter {
+    /// For `await` of several: None, or the first exception among them.
+    #[new]
+    fn of_many(targets: Vec<Py<PyAny>>) -> Self {
+        Self { targets: targets.into(), single: false }
+    }
+
+    /// The awaited `Task` and `TaskID` objects.
+    #[getter]
+    fn targets(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
+        self.targets.iter().map(|t| t.clone_ref(py)).collect()
+    }
+
+    /// Whether one task was awaited by itself.
+    #[getter]
+    fn single(&self) -> bool {
+        self.single
+    }
+
+    /// Whether asyncio drives the current coroutine; then the bridge to it, else this.
+    fn _iterator(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
+        let py = slf.py();
+        if python::in_asyncio(py)? {
+            return python::asyncio_bridge(py)?.call1((slf,));
+        }
+        Ok(slf.into_any())
+    }
+
+    /// Whether all targets have ended.
+    fn _ended(&self, py: Python<'_>) -> bool {
+        self.tasks(py).all(|(task, completed)| task.map_or(completed, |task| task.get().is_done()))
+    }
+
+    /// The value; raises the (first) exception. All targets must have ended.
+    fn _value<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let mut value = py.None().into_bound(py);
+        let mut failed = None;
+        for (index, (task, completed)) in self.tasks(py).enumerate() {
+            match task {
+                Some(task) => match Task::value(&task) {
+                    Ok(one) if self.single => value = one,
+                    Ok(_) => {}
+                    Err(error) => failed = failed.or(Some(error)), // and the others have been looked at, too
+                },
+                None if completed => {}
+                None => {
+                    let name = self.targets[index].bind(py).str()?;
+                    failed = failed.or(Some(errors::task_cancelled(py, format!("{name} was never spawned"))));
+                }
+            }
+        }
+        failed.map_or(Ok(value), Err)
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        let this = slf.get();
+        let py = slf.py();
+        let cancelled = |(task, completed): (Option<Bound<'_, Task>>, bool)| task.is_none() && !completed;
+        if this._ended(py) || (runtime_has_ended_them(this, py) && this.tasks(py).any(cancelled)) {
+            return Err(PyStopIteration::new_err((this._value(py)?.unbind(),)));
+        }
+        Ok(slf.clone())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.targets.iter().try_for_each(|target| visit.call(target))
+    }
+}
+
+/// Whether everything has ended as far as the graph knows: ids that were never spawned end when their runtime does.
+fn runtime_has_ended_them(awaiter: &Awaiter, py: Python<'_>) -> bool {
+    let Some(rt) = crate::runtime::of_this_thread() else { return false };
+    match awaiter.ids(py, &rt) {
+        Ok(ids) => ids.into_iter().all(|id| rt.state(id).is_terminal()),
+        Err(_) => true,
+    }
+}

@@ -1,0 +1,149 @@
+//! What the limited C API lacks, found at run time, and names imported once.
+//!
+//! Functions of CPython that make and take apart functions and cells are exported by every interpreter since 3.10 with the same signatures, but are not
+//! part of the limited API. They are looked up by name; where one is missing (another interpreter), the same is
+//! done through the `types` module, only slower.
+
+use std::ffi::{CStr, c_void};
+use std::sync::OnceLock;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+type Object = *mut ffi::PyObject;
+type Get = unsafe extern "C" fn(Object) -> Object;
+type Make2 = unsafe extern "C" fn(Object, Object) -> Object;
+type Set = unsafe extern "C" fn(Object, Object) -> i32;
+
+/// The looked-up functions. All follow CPython's documentation: `Get`s return borrowed references except `cell_get`.
+pub(crate) struct Fast {
+    pub(crate) cell_new: Get,
+    /// New reference; null without an error for an empty cell.
+    pub(crate) cell_get: Get,
+    pub(crate) function_new: Make2,
+    pub(crate) function_code: Get,
+    pub(crate) function_globals: Get,
+    pub(crate) function_closure: Get,
+    pub(crate) function_defaults: Get,
+    pub(crate) function_kw_defaults: Get,
+    pub(crate) set_closure: Set,
+    pub(crate) set_defaults: Set,
+    /// CPython up to 3.11: the thread state that holds the GIL, of whichever thread; null if it is free.
+    pub(crate) gil_holder: Option<unsafe extern "C" fn() -> *mut c_void>,
+}
+
+/// The fast functions, if this interpreter has them all.
+pub(crate) fn fast(py: Python<'_>) -> Option<&'static Fast> {
+    static FAST: OnceLock<Option<Fast>> = OnceLock::new();
+    FAST.get_or_init(|| find(py.version_info() < (3, 12))).as_ref()
+}
+
+fn find(holder_is_global: bool) -> Option<Fast> {
+    let look_up = |name: &CStr| {
+        // SAFETY: a lookup by a valid C string in what the process has loaded.
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+        (!found.is_null()).then_some(found)
+    };
+    macro_rules! function {
+        ($name:literal as $kind:ty) => {{
+            let found = look_up($name)?;
+            // SAFETY: the exported function of that name has had this signature in every CPython since 3.0.
+            unsafe { std::mem::transmute::<*mut c_void, $kind>(found) }
+        }};
+    }
+    let gil_holder = || {
+        let found = look_up(c"_PyThreadState_UncheckedGet")?;
+        // SAFETY: takes nothing and returns a pointer, in all versions.
+        Some(unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(found) })
+    };
+    Some(Fast {
+        cell_new: function!(c"PyCell_New" as Get),
+        cell_get: function!(c"PyCell_Get" as Get),
+        function_new: function!(c"PyFunction_New" as Make2),
+        function_code: function!(c"PyFunction_GetCode" as Get),
+        function_globals: function!(c"PyFunction_GetGlobals" as Get),
+        function_closure: function!(c"PyFunction_GetClosure" as Get),
+        function_defaults: function!(c"PyFunction_GetDefaults" as Get),
+        function_kw_defaults: function!(c"PyFunction_GetKwDefaults" as Get),
+        set_closure: function!(c"PyFunction_SetClosure" as Set),
+        set_defaults: function!(c"PyFunction_SetDefaults" as Set),
+        gil_holder: if holder_is_global { gil_holder() } else { None },
+    })
+}
+
+macro_rules! import {
+    ($(#[$doc:meta])* $name:ident = $module:literal, $attr:literal) => {
+        $(#[$doc])*
+        pub(crate) fn $name(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+            static CELL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            let found = CELL.get_or_try_init(py, || py.import($module)?.getattr($attr).map(Bound::unbind))?;
+            Ok(found.bind(py))
+        }
+    };
+}
+
+import!(/// `types.FunctionType`.
+    function_type = "types", "FunctionType");
+import!(/// `types.CellType`.
+    cell_type = "types", "CellType");
+import!(/// `parla._placement.resolve`.
+    resolve_placement = "parla._placement", "resolve");
+import!(/// `parla._capture.rebound_globals`.
+    rebound_globals = "parla._capture", "rebound_globals");
+import!(/// `parla._capture.CapturedGlobals.make`.
+    captured_globals = "parla._capture", "CapturedGlobals");
+import!(/// `parla._spaces.select`: indices that are more than integers and strings.
+    select = "parla._spaces", "select");
+import!(/// `parla._spaces.first_failure`.
+    asyncio_bridge = "parla._asyncio", "bridge");
+import!(/// `asyncio._get_running_loop`; only once asyncio is imported.
+    running_loop = "asyncio", "_get_running_loop");
+import!(/// `collections.abc.Iterable`.
+    iterable = "collections.abc", "Iterable");
+
+/// Whether asyncio is imported and has a loop running in this thread.
+pub(crate) fn in_asyncio(py: Python<'_>) -> PyResult<bool> {
+    static MODULES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let modules = MODULES.get_or_try_init(py, || py.import("sys")?.getattr("modules").map(Bound::unbind))?;
+    if !modules.bind(py).contains(pyo3::intern!(py, "asyncio"))? {
+        return Ok(false);
+    }
+    Ok(!running_loop(py)?.call0()?.is_none())
+}
+
+/// Whether `object` is exactly a Python function.
+pub(crate) fn is_function(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let function: &Bound<'_, PyType> = function_type(object.py())?.cast()?;
+    Ok(object.get_type().is(function))
+}
+
+/// The `file:line` that the current Python frame is at.
+pub(crate) fn caller_location(py: Python<'_>) -> Option<String> {
+    // SAFETY: attached; the frame is borrowed and alive while it runs.
+    let frame = unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast()) }?;
+    let file = frame.getattr("f_code").ok()?.getattr("co_filename").ok()?;
+    let line = frame.getattr("f_lineno").ok()?;
+    Some(format!("{file}:{line}"))
+}
+
+/// The code object of the innermost running Python frame.
+pub(crate) fn current_code(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
+    // SAFETY: attached; PyFrame_GetCode returns a new reference and never fails.
+    unsafe {
+        let frame = ffi::PyEval_GetFrame();
+        if frame.is_null() {
+            return None;
+        }
+        Some(Bound::from_owned_ptr(py, ffi::PyFrame_GetCode(frame).cast()))
+    }
+}
+
+/// Calls a method for its effect; an error goes to `sys.unraisablehook`.
+pub(crate) fn call_method_quietly(object: &Bound<'_, PyAny>, name: &str) {
+    if let Err(error) = object.call_method0(name) {
+        error.write_unraisable(object.py(), Some(object));
+    }
+}
+

@@ -1,0 +1,521 @@
+//! One open runtime as Python sees it, and which runtime and task a thread is in.
+
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use parla_core::{Blocked, Claim, Diagnosis, Reason, TaskId, TaskState, TraceEvent, Vcus};
+use parla_sched::{Cx, Options, SpawnError, Task as Request, Waited};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::errors;
+use crate::executor::{PyBody, PyExecutor};
+use crate::task::Task;
+use crate::{body, gil, spawn};
+
+/// The scheduler's runtime with Python's executor.
+pub(crate) type Rt = parla_sched::Runtime<PyExecutor>;
+
+/// The body that runs on this thread.
+#[derive(Clone, Copy)]
+struct Running {
+    /// Null while a cancelled coroutine is closed: then there is no worker to spawn through.
+    cx: *const Cx<'static, PyExecutor>,
+    task: *const Py<Task>,
+}
+
+thread_local! {
+    static RUNNING: Cell<Option<Running>> = const { Cell::new(None) };
+    /// Runtimes opened by this thread and not closed, the innermost last.
+    static OPENED: RefCell<Vec<Arc<Rt>>> = const { RefCell::new(Vec::new()) };
+    /// Time this thread was known not to hold the GIL, since last asked.
+    static RELEASED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Every open runtime, the last opened last: for threads that opened none.
+static OPEN: Mutex<Vec<Arc<Rt>>> = Mutex::new(Vec::new());
+
+/// While it lives, this thread runs a task.
+pub(crate) struct Entered(Option<Running>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        RUNNING.set(self.0);
+    }
+}
+
+/// This thread begins to run `task`.
+pub(crate) fn enter_task(_py: Python<'_>, cx: &Cx<'_, PyExecutor>, task: &Py<Task>) -> Entered {
+    // Lifetimes are erased, not extended: `Entered` ends inside the scope of both references.
+    let cx = std::ptr::from_ref(cx).cast();
+    Entered(RUNNING.replace(Some(Running { cx, task })))
+}
+
+/// This thread closes the coroutine of a cancelled task.
+pub(crate) fn enter_cancelled(task: &Py<Task>) -> Entered {
+    Entered(RUNNING.replace(Some(Running { cx: std::ptr::null(), task })))
+}
+
+/// The running task and its worker, if this thread runs one.
+fn with_running<R>(f: impl FnOnce(&Py<Task>, Option<&Cx<'_, PyExecutor>>) -> R) -> Option<R> {
+    let running = RUNNING.get()?;
+    // SAFETY: both pointers were made from references that outlive the `Entered` which took them back out of
+    // RUNNING at its end; they were made on this thread and are used on this thread only.
+    let (task, cx) = unsafe { (&*running.task, running.cx.as_ref()) };
+    Some(f(task, cx))
+}
+
+/// The runtime that a spawn on this thread goes to.
+pub(crate) fn of_this_thread() -> Option<Arc<Rt>> {
+    if let Some(rt) = with_running(|task, _| Arc::clone(&task.get().rt)) {
+        let inner = OPENED.with_borrow(|opened| opened.last().cloned());
+        return inner.or(Some(rt));
+    }
+    OPENED.with_borrow(|opened| opened.last().cloned()).or_else(|| OPEN.lock().last().cloned())
+}
+
+/// The same, or the error that there is none.
+pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Rt>> {
+    of_this_thread().ok_or_else(|| {
+        errors::no_runtime(py, "spawn: no runtime is open; spawn tasks inside `with Parla():` (tasks cannot be spawned after their block has ended)")
+    })
+}
+
+/// Spawns through this thread's worker if it runs a task of `rt`, else from outside.
+pub(crate) fn spawn_in(
+    rt: &Arc<Rt>,
+    request: Request<'_>,
+    make_body: impl FnOnce(TaskId) -> PyBody,
+) -> Result<TaskId, SpawnError> {
+    let mut make_body = Some(make_body);
+    let inside = with_running(|task, cx| match cx {
+        Some(cx) if Arc::ptr_eq(&task.get().rt, rt) => {
+            Some(cx.spawn(request.clone(), make_body.take().expect("taken once")))
+        }
+        _ => None,
+    });
+    match (inside.flatten(), make_body) {
+        (Some(spawned), _) => spawned,
+        (None, Some(make_body)) => rt.spawn(request, make_body),
+        (None, None) => Err(SpawnError::Closed),
+    }
+}
+
+/// Tells an `async with finish():` of the running task that it has spawned another.
+pub(crate) fn note_spawned(py: Python<'_>, spawned: &Py<Task>) -> PyResult<()> {
+    let scope = with_running(|task, _| task.get().core.lock().finish_scope.as_ref().map(|scope| scope.clone_ref(py)));
+    match scope.flatten() {
+        Some(scope) => scope.bind(py).call_method1(intern!(py, "append"), (spawned,)).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Adds to the time without the GIL.
+pub(crate) fn add_released(time: Duration) {
+    RELEASED.set(RELEASED.get() + time);
+}
+
+/// The time without the GIL since the last call.
+pub(crate) fn take_released() -> Duration {
+    RELEASED.replace(Duration::ZERO)
+}
+
+/// Whether this is the thread that Python's signal handlers run on.
+fn is_main_thread() -> bool {
+    #[cfg(target_os = "linux")]
+    // SAFETY: a system call without arguments.
+    let thread = u32::try_from(unsafe { libc::gettid() });
+    #[cfg(not(target_os = "linux"))]
+    let thread = Ok(std::process::id()); // then every thread looks after signals: PyErr_CheckSignals knows
+    thread == Ok(std::process::id())
+}
+
+/// Waits, detached, with signal handlers run now and then if this is the main thread.
+fn wait_detached(py: Python<'_>, wait: impl FnOnce(Option<parla_sched::Tick<'_>>) -> Waited) -> PyResult<Waited> {
+    /// What the closure brings along never leaves this thread.
+    struct OnThisThread<F>(F);
+    // SAFETY: `detach` runs its closure on the calling thread.
+    unsafe impl<F> Send for OnThisThread<F> {}
+    impl<F> OnThisThread<F> {
+        fn take(self) -> F {
+            self.0
+        }
+    }
+
+    let mut raised = None;
+    let begun = now();
+    let work = OnThisThread((wait, &mut raised));
+    let waited = py.detach(move || {
+        let (wait, raised) = work.take();
+        if !is_main_thread() {
+            return wait(None);
+        }
+        let mut tick = || match Python::attach(|py| py.check_signals()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                *raised = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        wait(Some(&mut tick))
+    });
+    add_released(begun.elapsed());
+    match raised {
+        Some(error) => Err(error),
+        None => Ok(waited),
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "to know how long a wait took")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Waits for the end of a task. `false`: the time was over first.
+pub(crate) fn wait_for(py: Python<'_>, rt: &Arc<Rt>, id: TaskId, timeout: Option<Duration>) -> PyResult<bool> {
+    check_not_forked(rt)?;
+    let running = with_running(|task, cx| match cx {
+        Some(cx) if Arc::ptr_eq(&task.get().rt, rt) => Some((task.clone_ref(py), std::ptr::from_ref(cx).cast::<Cx<'static, PyExecutor>>())),
+        _ => None,
+    });
+    let waited = match running.flatten() {
+        None => wait_detached(py, |tick| rt.wait(id, timeout, tick))?,
+        Some((task, cx)) => {
+            let me = task.get().id();
+            rt.executor().begin_blocking(task, id);
+            // SAFETY: as in `with_running`: the body on this thread has not returned, so its `cx` is alive.
+            let cx = unsafe { &*cx };
+            let waited = wait_detached(py, |tick| cx.wait(id, timeout, tick));
+            rt.executor().end_blocking(me);
+            waited?
+        }
+    };
+    match waited {
+        Waited::Ended => Ok(true),
+        Waited::TimedOut => Ok(false),
+        Waited::Stalled(diagnosis) => Err(deadlock(py, rt, &diagnosis)),
+        Waited::Interrupted => Err(PyRuntimeError::new_err("interrupted")),
+        _ => Err(errors::parla_error(py, "a worker thread of the runtime has died; this is a fault of the runtime")),
+    }
+}
+
+fn check_not_forked(rt: &Rt) -> PyResult<()> {
+    if rt.executor().pid == std::process::id() {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(
+        "this runtime belongs to the parent process: its threads do not exist after a fork; open a new `with Parla():` in the child",
+    ))
+}
+
+/// The task's name and place of spawn, wherever it is in its life.
+fn describe(py: Python<'_>, rt: &Rt, id: TaskId, with_place: bool) -> String {
+    let task = rt.with_body(id, |body| body.0.clone_ref(py)).or_else(|| rt.executor().blocked(py, id).map(|(task, _)| task));
+    match task {
+        Some(task) if with_place => task.get().describe(py),
+        Some(task) => task.get().label(py),
+        None => rt.executor().declared_name(id).unwrap_or_else(|| "a running task".to_owned()),
+    }
+}
+
+/// Lines of a diagnosis before it is cut short.
+const MAX_LINES: usize = 16;
+
+/// What a task waits for, in words.
+fn reasons(py: Python<'_>, rt: &Rt, blocked: &Blocked, never_spawned: &[TaskId]) -> String {
+    let mut waits_for: Vec<_> = blocked
+        .reasons
+        .iter()
+        .take(MAX_LINES)
+        .map(|reason| {
+            let (verb, on) = match *reason {
+                Reason::DependsOn(on) => ("depends on", on),
+                Reason::Awaits(on) => ("awaits", on),
+            };
+            let never = if never_spawned.binary_search(&on).is_ok() { ", which was never spawned" } else { "" };
+            format!("{verb} {}{never}", describe(py, rt, on, false))
+        })
+        .collect();
+    if let Some((_, on)) = rt.executor().blocked(py, blocked.id) {
+        let never = if never_spawned.binary_search(&on).is_ok() { ", which was never spawned" } else { "" };
+        waits_for.push(format!("is blocked in a wait for {}{never}", describe(py, rt, on, false)));
+    }
+    match (waits_for.is_empty(), blocked.state) {
+        (false, _) => waits_for.join(" and "),
+        (true, TaskState::Running) => "is running".to_owned(),
+        (true, TaskState::Ready) => "is ready to run".to_owned(),
+        (true, _) => "waits".to_owned(),
+    }
+}
+
+fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> PyErr {
+    let n = diagnosis.blocked.len();
+    let plural = if n == 1 { "1 task remains" } else { &format!("{n} tasks remain") };
+    let mut text = format!("nothing runs and nothing can: {plural}");
+    for cycle in diagnosis.cycles.iter().take(MAX_LINES) {
+        let mut names: Vec<_> = cycle.iter().take(MAX_LINES).map(|&id| describe(py, rt, id, false)).collect();
+        if cycle.len() > MAX_LINES {
+            names.push(format!("... ({} more)", cycle.len() - MAX_LINES));
+        }
+        names.push(names[0].clone());
+        text += &format!("\n  a cycle: {}", names.join(" waits for "));
+    }
+    // First those that wait for what nobody spawned, then those in circles: they are the reasons, the others follow from them.
+    let is_cause = |blocked: &Blocked| {
+        let on = |id: &TaskId| diagnosis.never_spawned.binary_search(id).is_ok();
+        let never = blocked.reasons.iter().any(|r| match r { Reason::DependsOn(id) | Reason::Awaits(id) => on(id) });
+        !(never || rt.executor().blocked(py, blocked.id).is_some_and(|(_, id)| on(&id)))
+    };
+    let mut blocked: Vec<&Blocked> = diagnosis.blocked.iter().collect();
+    blocked.sort_by_cached_key(|blocked| is_cause(blocked));
+    for blocked in blocked.iter().take(MAX_LINES) {
+        let task = describe(py, rt, blocked.id, true);
+        text += &format!("\n  {task} {}", reasons(py, rt, blocked, &diagnosis.never_spawned));
+    }
+    if n > MAX_LINES {
+        text += &format!("\n  ... and {} more", n - MAX_LINES);
+    }
+    if n == 0 {
+        let names: Vec<_> = diagnosis.never_spawned.iter().take(MAX_LINES).map(|&id| describe(py, rt, id, false)).collect();
+        text += &format!("; {} never spawned", names.join(", "));
+    }
+    errors::deadlock_error(py, text)
+}
+
+/// The native half of `parla.Parla`: one open runtime.
+#[pyclass(frozen, module = "parla._native")]
+pub(crate) struct Runtime {
+    rt: Arc<Rt>,
+    memory: u64,
+}
+
+#[pymethods]
+impl Runtime {
+    /// Starts the workers.
+    #[new]
+    #[pyo3(signature = (workers, memory, *, trace = false))]
+    fn new(py: Python<'_>, workers: usize, memory: u64, trace: bool) -> PyResult<Self> {
+        gil::init(py);
+        let options = Options {
+            workers,
+            capacity: Claim { vcus: Vcus::WHOLE, memory },
+            trace,
+            name: "parla".to_owned(),
+            bind: Vec::new(),
+        };
+        let rt = py.detach(|| Rt::new(PyExecutor::new(trace), options)).map_err(|error| errors::parla_error(py, error.to_string()))?;
+        Ok(Self { rt: Arc::new(rt), memory })
+    }
+
+    /// This runtime becomes the one that this thread (and threads with none of their own) spawns into.
+    fn open(&self) {
+        self.rt.enlist_this_thread();
+        OPENED.with_borrow_mut(|opened| opened.push(Arc::clone(&self.rt)));
+        OPEN.lock().push(Arc::clone(&self.rt));
+    }
+
+    /// Waits until nothing is pending; `cancel`: after cancelling what has not started.
+    ///
+    /// Returns (failed tasks nobody looked at, deadlock error or None, what a signal handler raised or None).
+    fn finish<'py>(&self, py: Python<'py>, cancel: bool) -> PyResult<(Bound<'py, PyList>, Option<PyErr>, Option<PyErr>)> {
+        if check_not_forked(&self.rt).is_err() {
+            return Ok((PyList::empty(py), None, None)); // the child of a fork leaves the block: the tasks are the parent's
+        }
+        let rt = &self.rt;
+        let mut stalled = None;
+        let mut interrupt = None;
+        if cancel {
+            py.detach(|| rt.cancel_unstarted());
+        }
+        loop {
+            match wait_detached(py, |tick| rt.wait_idle(None, tick)) {
+                Ok(Waited::Stalled(diagnosis)) => {
+                    stalled = stalled.or_else(|| Some(deadlock(py, rt, &diagnosis)));
+                    py.detach(|| {
+                        for blocked in &diagnosis.blocked {
+                            rt.cancel(blocked.id);
+                        }
+                    });
+                }
+                Ok(Waited::Ended) => {
+                    rt.close();
+                    if rt.n_pending() == 0 {
+                        break;
+                    }
+                }
+                Ok(_) => {
+                    stalled = Some(errors::parla_error(py, "a worker thread of the runtime has died; this is a fault of the runtime"));
+                    break;
+                }
+                Err(error) if interrupt.is_none() => {
+                    interrupt = Some(error);
+                    py.detach(|| rt.cancel_unstarted());
+                }
+                Err(error) => {
+                    interrupt = Some(error);
+                    self.abandon(py);
+                    break;
+                }
+            }
+        }
+        let failed = PyList::new(py, rt.executor().take_failed())?;
+        Ok((failed, stalled, interrupt))
+    }
+
+    /// Stops and joins the workers.
+    fn close(&self, py: Python<'_>) {
+        OPENED.with_borrow_mut(|opened| opened.retain(|rt| !Arc::ptr_eq(rt, &self.rt)));
+        OPEN.lock().retain(|rt| !Arc::ptr_eq(rt, &self.rt));
+        if check_not_forked(&self.rt).is_ok() {
+            py.detach(|| self.rt.shutdown());
+            self.rt.executor().close();
+            body::forget_codes();
+            spawn::forget_placements();
+        }
+    }
+
+    /// Leaves running bodies to themselves, with a `TaskCancelled` raised in each as soon as it runs Python code.
+    fn abandon(&self, py: Python<'_>) {
+        py.detach(|| self.rt.abandon());
+        let cancelled = errors::task_cancelled(py, "").get_type(py);
+        for ident in self.rt.executor().running_threads() {
+            // SAFETY: attached; an ident that no longer runs Python is ignored.
+            unsafe { ffi::PyThreadState_SetAsyncExc(ident.cast_signed(), cancelled.as_ptr()) };
+        }
+    }
+
+    /// Whether it takes no more tasks.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.rt.is_closed()
+    }
+
+    /// Counts since the start, as `parla.Parla.stats` documents them.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        use std::sync::atomic::Ordering;
+        let stats = self.rt.stats();
+        let failed = self.rt.executor().n_failed.load(Ordering::Relaxed);
+        let cancelled = self.rt.executor().n_cancelled.load(Ordering::Relaxed);
+        let dict = PyDict::new(py);
+        dict.set_item("workers", stats.workers.len())?;
+        dict.set_item("spawned", stats.spawned)?;
+        dict.set_item("pending", stats.spawned.saturating_sub(stats.finished))?;
+        dict.set_item("done", stats.finished.saturating_sub(failed + cancelled))?;
+        dict.set_item("failed", failed)?;
+        dict.set_item("cancelled", cancelled)?;
+        dict.set_item("steps_per_worker", stats.workers.iter().map(|w| w.steps).collect::<Vec<_>>())?;
+        dict.set_item("steals", stats.workers.iter().map(|w| w.steals).sum::<u64>())?;
+        dict.set_item("parks", stats.workers.iter().map(|w| w.parks).sum::<u64>())?;
+        dict.set_item("vcus_claimed", f64::from(stats.claimed.vcus.0) / 1000.0)?;
+        dict.set_item("memory_claimed", stats.claimed.memory)?;
+        dict.set_item("memory", self.memory)?;
+        Ok(dict)
+    }
+
+    /// The trace so far, one dict per record.
+    fn trace<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let records = py.detach(|| self.rt.trace());
+        let list = PyList::empty(py);
+        for record in records {
+            let (name, location) = self.rt.executor().traced_name(record.task);
+            let dict = PyDict::new(py);
+            dict.set_item("event", record.event.name())?;
+            dict.set_item("task", record.task.as_u64())?;
+            dict.set_item("name", name)?;
+            dict.set_item("time", record.time_ns as f64 * 1e-9)?;
+            dict.set_item("worker", record.worker.map_or(-1, i64::from))?;
+            let ids: Vec<u64> = record.tasks.iter().map(|id| id.as_u64()).collect();
+            match record.event {
+                TraceEvent::Spawned => {
+                    dict.set_item("deps", ids)?;
+                    dict.set_item("vcus", f64::from(record.claim.vcus.0) / 1000.0)?;
+                    dict.set_item("memory", record.claim.memory)?;
+                    dict.set_item("location", location)?;
+                }
+                TraceEvent::Suspended => dict.set_item("on", ids)?,
+                _ => {}
+            }
+            if matches!(record.event, TraceEvent::Suspended | TraceEvent::Done | TraceEvent::Failed) {
+                dict.set_item("gil", record.held_ns as f64 * 1e-9)?;
+            }
+            list.append(dict)?;
+        }
+        Ok(list)
+    }
+
+    /// What a task is doing or waiting for, in words.
+    fn why(&self, py: Python<'_>, task: &Bound<'_, Task>) -> String {
+        let id = task.get().id();
+        let description = task.get().describe(py);
+        let state = task.getattr("state").map_or_else(|_| "?".to_owned(), |state| state.to_string());
+        if task.get().is_done() || !Arc::ptr_eq(&task.get().rt, &self.rt) {
+            return format!("{description} is {state}");
+        }
+        let diagnosis = self.rt.diagnose();
+        match diagnosis.blocked.iter().find(|blocked| blocked.id == id) {
+            Some(blocked) => format!("{description} is {state}: it {}", reasons(py, &self.rt, blocked, &diagnosis.never_spawned)),
+            None => format!("{description} is {state}"),
+        }
+    }
+
+    /// Every task that has not ended, with what it waits for, in words.
+    fn report(&self, py: Python<'_>) -> String {
+        let diagnosis = self.rt.diagnose();
+        let lines = diagnosis.blocked.iter().take(4 * MAX_LINES).map(|blocked| {
+            format!("{} {}", describe(py, &self.rt, blocked.id, true), reasons(py, &self.rt, blocked, &diagnosis.never_spawned))
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Checks the invariants of the core; raises `ParlaError` naming what is violated. For tests, while nothing runs.
+    fn validate(&self, py: Python<'_>) -> PyResult<()> {
+        self.rt.validate().map_err(|violated| errors::parla_error(py, violated))
+    }
+}
+
+/// The task this thread runs, or None.
+#[pyfunction]
+pub(crate) fn current_task(py: Python<'_>) -> Option<Py<Task>> {
+    with_running(|task, _| task.clone_ref(py))
+}
+
+/// Sets the list that collects what the running task spawns (`finish()`), and returns the one before.
+#[pyfunction]
+#[pyo3(signature = (scope))]
+pub(crate) fn set_finish_scope(scope: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
+    with_running(|task, _| std::mem::replace(&mut task.get().core.lock().finish_scope, scope)).flatten()
+}
+
+/// At the interpreter's exit: cancels what has not started, waits for running bodies, joins all workers.
+#[pyfunction]
+pub(crate) fn stop_all(py: Python<'_>) {
+    loop {
+        let Some(rt) = OPEN.lock().pop() else { return };
+        if check_not_forked(&rt).is_err() {
+            continue;
+        }
+        let runtime = Runtime { rt, memory: 0 };
+        let finished = runtime.finish(py, true);
+        if let Ok((_, _, Some(interrupt))) = &finished {
+            interrupt.clone_ref(py).write_unraisable(py, None);
+        }
+        runtime.close(py);
+    }
+}
+
+/// In the child of a fork: the parent's runtimes are not this process's to close, and their threads do not exist here.
+#[pyfunction]
+pub(crate) fn forget_all() {
+    OPENED.with_borrow_mut(|opened| std::mem::take(opened).into_iter().for_each(std::mem::forget));
+    // The lock may have been held by a thread that does not exist here.
+    if let Some(mut open) = OPEN.try_lock() {
+        std::mem::take(&mut *open).into_iter().for_each(std::mem::forget);
+    }
+    RUNNING.set(None);
+}

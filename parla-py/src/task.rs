@@ -1,0 +1,416 @@
+//! A task as Python sees it: a future with a name.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use parla_core::TaskId;
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyBaseException, PyTimeoutError, PyTypeError, PyValueError};
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+
+use crate::awaiter::Awaiter;
+use crate::body::Work;
+use crate::errors;
+use crate::key::Key;
+use crate::runtime::{self, Rt};
+use crate::space::{Resolved, Space, TaskID};
+
+/// A spawned task.
+///
+/// ``spawn`` returns it; so does ``T[0].task``. Await it in a task, or ask for its ``result()`` anywhere.
+#[pyclass(frozen, weakref, module = "parla")]
+pub(crate) struct Task {
+    pub(crate) rt: Arc<Rt>,
+    /// The graph's id as a number; set before anybody else can see the task.
+    id: AtomicU64,
+    /// Held only for moments and never across a call into Python.
+    pub(crate) core: Mutex<Core>,
+    pub(crate) place: Option<Place>,
+    /// Placement: where the task may run, shared with other tasks.
+    placement: Py<PyAny>,
+}
+
+/// The name given through a task space.
+pub(crate) struct Place {
+    pub(crate) space_name: Arc<str>,
+    pub(crate) key: Key,
+    /// A weak reference: a task does not keep its space (and so its siblings) alive.
+    pub(crate) space: Py<PyAny>,
+}
+
+pub(crate) struct Core {
+    /// What to run next; `None` while it runs and afterwards.
+    pub(crate) work: Option<Work>,
+    pub(crate) is_coroutine: bool,
+    /// `CapturedGlobals` of a body written at module level.
+    pub(crate) globals: Option<Py<PyAny>>,
+    pub(crate) outcome: Outcome,
+    /// The user's handles on what it depends on; dropped when it ends.
+    pub(crate) dependencies: Box<[Py<PyAny>]>,
+    pub(crate) retries: u32,
+    /// The body's code object, or where it was spawned as text.
+    pub(crate) code: Option<Py<PyAny>>,
+    pub(crate) name: Option<Py<PyString>>,
+    /// What the user attached: `data=`, `tags=`.
+    pub(crate) finish_scope: Option<Py<PyAny>>,
+}
+
+#[derive(Default)]
+pub(crate) enum Outcome {
+    #[default]
+    Pending,
+    Value(Py<PyAny>),
+    Failed(Py<PyBaseException>),
+    /// Cancelled because this task failed or was cancelled; itself or unknown: `None`. The exception is made when first asked for.
+    Cancelled(Option<Py<Task>>),
+}
+
+impl Outcome {
+    fn is_pending(&self) -> bool {
+        matches!(self, Self::Pending)
+    }
+}
+
+impl Task {
+    pub(crate) fn new(rt: Arc<Rt>, core: Core, place: Option<Place>, placement: Py<PyAny>) -> Self {
+        Self { rt, id: AtomicU64::new(u64::MAX), core: Mutex::new(core), place, placement }
+    }
+
+    pub(crate) fn id(&self) -> TaskId {
+        TaskId::from_u64(self.id.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_id(&self, id: TaskId) {
+        self.id.store(id.as_u64(), Ordering::Relaxed);
+    }
+
+    /// The task's name and its place in a space, for messages: `T_0 (potrf)`.
+    pub(crate) fn label(&self, py: Python<'_>) -> String {
+        let name = self.name(py);
+        match &self.place {
+            Some(place) => format!("{}_{} ({name})", place.space_name, place.key),
+            None => name,
+        }
+    }
+
+    /// `file:line` of the spawn.
+    pub(crate) fn location(&self, py: Python<'_>) -> String {
+        let code = self.core.lock().code.as_ref().map(|code| code.clone_ref(py));
+        let Some(code) = code else { return "an unknown place".to_owned() };
+        let code = code.bind(py);
+        if let Ok(text) = code.cast::<PyString>() {
+            return text.to_string();
+        }
+        match (code.getattr("co_filename"), code.getattr("co_firstlineno")) {
+            (Ok(file), Ok(line)) => format!("{file}:{line}"),
+            _ => "an unknown place".to_owned(),
+        }
+    }
+
+    /// Name and place of spawn, for messages.
+    pub(crate) fn describe(&self, py: Python<'_>) -> String {
+        format!("{} spawned at {}", self.label(py), self.location(py))
+    }
+
+    /// What depending on this task in `rt` means.
+    pub(crate) fn resolve(&self, py: Python<'_>, rt: &Arc<Rt>) -> PyResult<Resolved> {
+        if Arc::ptr_eq(&self.rt, rt) {
+            return Ok(Resolved::Edge(self.id()));
+        }
+        if matches!(self.core.lock().outcome, Outcome::Value(_)) {
+            return Ok(Resolved::Done);
+        }
+        let state = if self.rt.is_closed() { "did not end well in a runtime that has ended" } else { "belongs to another runtime" };
+        Err(errors::spawn_error(py, format!("dependencies: {} {state}", self.describe(py))))
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        !self.core.lock().outcome.is_pending()
+    }
+
+    /// Ends the task; whatever it held is dropped outside the lock.
+    pub(crate) fn end(&self, outcome: Outcome) {
+        let mut core = self.core.lock();
+        let work = core.work.take();
+        let dependencies = std::mem::take(&mut core.dependencies);
+        let globals = core.globals.take();
+        let scope = core.finish_scope.take();
+        core.outcome = outcome;
+        drop(core);
+        drop((work, dependencies, globals, scope));
+    }
+
+    /// The value, or the exception raised: for `await` and `result`. The task must have ended.
+    pub(crate) fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        if let Outcome::Value(value) = &slf.get().core.lock().outcome {
+            return Ok(value.clone_ref(py).into_bound(py));
+        }
+        match Self::error(slf)? {
+            Some(error) => Err(PyErr::from_value(error.into_any())),
+            None => Err(errors::parla_error(py, format!("{} has not ended", slf.get().describe(py)))),
+        }
+    }
+
+    /// The exception that the task ended with. Whoever gets it has looked at it: it is not raised again at the end of the block.
+    pub(crate) fn error<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyBaseException>>> {
+        let py = slf.py();
+        let this = slf.get();
+        let cause = match &this.core.lock().outcome {
+            Outcome::Pending | Outcome::Value(_) => return Ok(None),
+            Outcome::Failed(error) => {
+                let error = error.clone_ref(py);
+                this.rt.executor().looked_at(this.id());
+                return Ok(Some(error.into_bound(py)));
+            }
+            Outcome::Cancelled(cause) => cause.as_ref().map(|cause| cause.clone_ref(py)),
+        };
+        let error = match cause {
+            None => errors::task_cancelled(py, format!("{} was cancelled before it could run", this.describe(py))),
+            Some(cause) => {
+                let cause = cause.bind(py);
+                let why = match cause.get().core.lock().outcome {
+                    Outcome::Failed(_) => "failed",
+                    _ => "was cancelled",
+                };
+                let text = format!(
+                    "{} did not run: {}, which it depends on, {why}",
+                    this.describe(py),
+                    cause.get().describe(py)
+                );
+                let error = errors::dependency_failed(py, text);
+                let root = match &cause.get().core.lock().outcome {
+                    Outcome::Failed(root) => Some(root.clone_ref(py)),
+                    _ => None,
+                };
+                error.set_cause(py, root.map(|root| PyErr::from_value(root.into_bound(py).into_any())));
+                error
+            }
+        };
+        let error = error.into_value(py);
+        // From now on the same object every time.
+        let before = std::mem::replace(&mut this.core.lock().outcome, Outcome::Failed(error.clone_ref(py)));
+        drop(before);
+        Ok(Some(error.into_bound(py)))
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait_end(slf: &Bound<'_, Self>, timeout: Option<Duration>) -> PyResult<()> {
+        let this = slf.get();
+        if this.is_done() {
+            return Ok(());
+        }
+        if runtime::wait_for(slf.py(), &this.rt, this.id(), timeout)? {
+            return Ok(());
+        }
+        let seconds = timeout.unwrap_or_default().as_secs_f64();
+        Err(PyTimeoutError::new_err(format!("{} did not end within {seconds} s", this.describe(slf.py()))))
+    }
+}
+
+/// Seconds, or no limit.
+pub(crate) fn parse_timeout(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
+    let Some(timeout) = timeout else { return Ok(None) };
+    let number = timeout.extract::<f64>().map_err(|_| {
+        let kind = timeout.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        PyTypeError::new_err(format!("timeout is a number of seconds or None, not {kind}"))
+    })?;
+    if number.is_nan() {
+        return Err(PyValueError::new_err("timeout is a number of seconds or None, not NaN"));
+    }
+    // Longer than a clock can count is no limit.
+    Ok(Duration::try_from_secs_f64(number.max(0.0)).ok().filter(|t| t.as_secs() < 1 << 31))
+}
+
+#[pymethods]
+impl Task {
+    /// The function's name, unless ``name=`` was given to ``spawn``.
+    #[getter]
+    pub(crate) fn name(&self, py: Python<'_>) -> String {
+        let (name, code) = {
+            let core = self.core.lock();
+            (core.name.as_ref().map(|n| n.clone_ref(py)), core.code.as_ref().map(|c| c.clone_ref(py)))
+        };
+        if let Some(name) = name {
+            return name.bind(py).to_string();
+        }
+        let name = code.and_then(|code| code.bind(py).getattr("co_name").ok());
+        name.map_or_else(|| "task".to_owned(), |name| name.to_string())
+    }
+
+    /// The id it was spawned under, or None for a task without one.
+    #[getter]
+    fn taskid(&self, py: Python<'_>) -> PyResult<Option<TaskID>> {
+        let Some(place) = &self.place else { return Ok(None) };
+        let space = place.space.bind(py).call0()?;
+        Ok(space.cast::<Space>().ok().map(|space| TaskID { space: space.clone().unbind(), key: place.key.clone() }))
+    }
+
+    /// Where it is in its life; ``task.state.is_terminal`` says whether it has ended.
+    #[getter]
+    fn state(&self) -> TaskState {
+        let name = match &self.core.lock().outcome {
+            Outcome::Value(_) => Some("done"),
+            Outcome::Failed(_) => Some("failed"),
+            Outcome::Cancelled(_) => Some("cancelled"),
+            Outcome::Pending => None,
+        };
+        use parla_core::TaskState as S;
+        let name = name.unwrap_or_else(|| match self.rt.state(self.id()) {
+            S::Declared | S::Waiting => "waiting",
+            S::Ready => "ready",
+            S::Suspended => "suspended",
+            S::Running | S::Done | S::Failed => "running",
+            S::Cancelled => "cancelled",
+        });
+        TaskState { name }
+    }
+
+    /// What it still depends on, as the user named it (`Task` or `TaskID`); empty once it has ended.
+    #[getter]
+    fn dependencies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let dependencies: Vec<_> = self.core.lock().dependencies.iter().map(|d| d.clone_ref(py)).collect();
+        PyTuple::new(py, dependencies)
+    }
+
+    /// Where it may run (internal).
+    #[getter]
+    fn placement(&self, py: Python<'_>) -> Py<PyAny> {
+        self.placement.clone_ref(py)
+    }
+
+    /// The task's number in traces (internal).
+    #[getter]
+    fn _number(&self) -> u64 {
+        self.id().as_u64()
+    }
+
+    /// Name and place of spawn, for messages (internal).
+    #[getter]
+    fn _description(&self, py: Python<'_>) -> String {
+        self.describe(py)
+    }
+
+    /// Wait until the task has ended, well or not, without looking at the outcome.
+    ///
+    /// Raises ``TimeoutError`` after ``timeout`` seconds and ``DeadlockError`` when it can never end.
+    #[pyo3(signature = (timeout = None))]
+    fn wait(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        Self::wait_end(slf, parse_timeout(timeout)?)
+    }
+
+    /// Wait for the task and return its value, or raise its exception.
+    ///
+    /// Raises ``TimeoutError`` after ``timeout`` seconds and ``DeadlockError`` when it can never end.
+    #[pyo3(signature = (timeout = None))]
+    fn result<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        Self::wait_end(slf, parse_timeout(timeout)?)?;
+        Self::value(slf)
+    }
+
+    /// Wait for the task and return its exception, or None if it ended well.
+    #[pyo3(signature = (timeout = None))]
+    fn exception<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyBaseException>>> {
+        Self::wait_end(slf, parse_timeout(timeout)?)?;
+        Self::error(slf)
+    }
+
+    /// Cancel the task, and what depends on it, if it has not started. Returns whether it did.
+    fn cancel(&self, py: Python<'_>) -> bool {
+        if self.is_done() {
+            return false;
+        }
+        let (rt, id) = (&self.rt, self.id());
+        py.detach(|| rt.cancel(id))
+    }
+
+    /// Whether the task has ended, well or not.
+    fn done(&self) -> bool {
+        self.is_done()
+    }
+
+    fn __await__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
+        Awaiter::of_one(slf.into_any())
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        format!("<Task {}: {}>", self.label(py), self.state().name)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.placement)?;
+        if let Some(place) = &self.place {
+            visit.call(&place.space)?;
+        }
+        let Some(core) = self.core.try_lock() else { return Ok(()) };
+        if let Some(work) = &core.work {
+            work.traverse(&visit)?;
+        }
+        visit.call(&core.globals)?;
+        visit.call(&core.code)?;
+        visit.call(&core.name)?;
+        visit.call(&core.finish_scope)?;
+        core.dependencies.iter().try_for_each(|d| visit.call(d))?;
+        match &core.outcome {
+            Outcome::Pending | Outcome::Cancelled(None) => Ok(()),
+            Outcome::Value(value) => visit.call(value),
+            Outcome::Failed(error) => visit.call(error),
+            Outcome::Cancelled(Some(cause)) => visit.call(cause),
+        }
+    }
+
+    fn __clear__(&self) {
+        let mut core = self.core.lock();
+        let garbage = (core.work.take(), std::mem::take(&mut core.outcome), std::mem::take(&mut core.dependencies), core.globals.take());
+        drop(core);
+        drop(garbage);
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let id = self.id.load(Ordering::Relaxed);
+        let ended_badly = matches!(self.core.get_mut().outcome, Outcome::Failed(_) | Outcome::Cancelled(_));
+        if id != u64::MAX && ended_badly {
+            self.rt.forget(TaskId::from_u64(id));
+        }
+    }
+}
+
+/// Where a task is in its life.
+#[pyclass(frozen, eq, hash, module = "parla")]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct TaskState {
+    name: &'static str,
+}
+
+#[pymethods]
+impl TaskState {
+    /// "waiting", "ready", "running", "suspended", "done", "failed" or "cancelled".
+    #[getter]
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether the task has ended, well or not.
+    #[getter]
+    fn is_terminal(&self) -> bool {
+        matches!(self.name, "done" | "failed" | "cancelled")
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<TaskState {}>", self.name)
+    }
+
+    fn __str__(&self) -> &'static str {
+        self.name
+    }
+}
+
