@@ -237,11 +237,11 @@ def main() -> int:
     for run in range(arguments.repeat):
         tiles, times = split(matrix, block), KernelTimes()
         # One BLAS thread per task: the tasks are what runs in parallel.
-        with threadpool_limits(1, user_api="blas"), Parla(workers=arguments.workers):
+        with threadpool_limits(1, user_api="blas"), Parla(workers=arguments.workers) as runtime:
             start = perf_counter()
             n_tasks = spawn_factorisation(tiles, -(-n // block), times)
-        elapsed, used = times.finished() - start, times.n_threads()
-        ideal = times.total() / used
+        workers = runtime.stats()["workers"]
+        elapsed, ideal = times.finished() - start, times.total() / workers
         seconds.append(elapsed)
         ratios.append(elapsed / ideal)
         error = residual(matrix, tiles, block)
@@ -250,7 +250,7 @@ def main() -> int:
             print(f"Cholesky factorisation, n = {n}, block = {block}, {n_tasks} tasks")
         print(
             f"time {elapsed:.3f} s, ideal {ideal:.3f} s (sum of kernel times / workers), time/ideal {elapsed / ideal:.2f}, "
-            f"workers used {used}, residual {error:.1e}"
+            f"workers {workers}, workers used {times.n_threads()}, residual {error:.1e}"
         )
     if arguments.repeat > 1:
         print(f"median of {arguments.repeat}: time {statistics.median(seconds):.3f} s, time/ideal {statistics.median(ratios):.2f}")

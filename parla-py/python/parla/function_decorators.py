@@ -99,8 +99,10 @@ def specialized(function: Callable[..., Any]) -> SpecializedFunction:
 
         dispatch = dispatch_plain
 
+    name: str = getattr(function, "__name__", type(function).__name__)
     functools.update_wrapper(dispatch, function)
-    name = getattr(function, "__name__", type(function).__name__)
+    # Tasks and tracebacks show the name in the code.
+    dispatch.__code__ = dispatch.__code__.replace(co_name=name)  # type: ignore[attr-defined]
 
     def variant(
         *targets: Target | list[Target],
