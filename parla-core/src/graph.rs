@@ -13,6 +13,10 @@
 //! new one. Only tasks that failed or were cancelled keep their slot until [`TaskGraph::forget`], because whoever names them later must
 //! learn of the failure.
 //!
+//! Cancellation has two phases, because the owner of a cancelled task (who may have to note why it never ran) hears of it after
+//! the fact: first the task and its dependents are cancelled and handed out; when the owner has acknowledged one, whoever
+//! awaits or watches it goes on.
+//!
 //! Bodies are never dropped under a lock: they are handed to the caller.
 
 use smallvec::SmallVec;
@@ -95,7 +99,7 @@ pub struct Cancelled<B> {
 pub struct Completed<B> {
     /// Tasks whose last dependency this was.
     pub ready: Vec<Ready>,
-    /// Dependents (transitively) that will never run.
+    /// Dependents (transitively) that will never run. To be [acknowledged](TaskGraph::acknowledge).
     pub cancelled: Vec<Cancelled<B>>,
     /// Ended tasks that somebody [`watch`](TaskGraph::watch)es.
     pub watched: Vec<TaskId>,
@@ -151,6 +155,10 @@ struct Node<B> {
     watched: bool,
     /// Its body ran before.
     started: bool,
+    /// Cancelled, and its owner has not [acknowledged](TaskGraph::acknowledge) it: who awaits it still waits.
+    unheard: bool,
+    /// Forgotten while unheard: the acknowledgement gives the slot back.
+    forgotten: bool,
     /// Unfinished dependencies, plus the guard.
     open: u32,
     successors: Edges,
@@ -159,6 +167,13 @@ struct Node<B> {
     attrs: Attrs,
     /// The first failure, for Cancelled tasks.
     cause: Option<TaskId>,
+}
+
+impl<B> Node<B> {
+    /// Whether nobody has to wait for it any more.
+    fn has_ended(&self) -> bool {
+        self.state.is_none_or(TaskState::is_terminal) && !self.unheard
+    }
 }
 
 struct Slot<B>(Mutex<Node<B>>);
@@ -170,6 +185,8 @@ impl<B> Default for Slot<B> {
             state: None,
             watched: false,
             started: false,
+            unheard: false,
+            forgotten: false,
             open: 0,
             successors: Edges::new(),
             body: None,
@@ -368,12 +385,18 @@ impl<B> TaskGraph<B> {
     #[must_use]
     pub fn watch(&self, id: TaskId) -> bool {
         match self.lock(id) {
-            Some(mut node) if !node.state.is_some_and(TaskState::is_terminal) => {
+            Some(mut node) if !node.has_ended() => {
                 node.watched = true;
                 true
             }
             _ => false,
         }
+    }
+
+    /// Whether a task has ended, and its owner knows.
+    #[must_use]
+    pub fn has_ended(&self, id: TaskId) -> bool {
+        self.lock(id).is_none_or(|node| node.has_ended())
     }
 
     /// Where a task is in its life.
@@ -402,6 +425,10 @@ impl<B> TaskGraph<B> {
         {
             let Some(mut node) = self.lock(id) else { return };
             match node.state {
+                Some(TaskState::Cancelled) if node.unheard => {
+                    node.forgotten = true;
+                    return;
+                }
                 Some(TaskState::Failed | TaskState::Cancelled) => {}
                 // Those that were in the list a moment ago have been cancelled; any others have come meanwhile.
                 Some(TaskState::Declared) if node.successors.len() == waiting.len() && !node.watched => {}
@@ -457,7 +484,7 @@ impl<B> TaskGraph<B> {
                 Some(TaskState::Declared) => check(!holds_body && edges == 0, "declared, yet it has a past")?,
                 Some(TaskState::Running) => check(!holds_body && edges == 0, "runs too early")?,
                 Some(state) => {
-                    check(!holds_body && node.successors.is_empty(), "an ended task holds something")?;
+                    check(!holds_body && (node.unheard || node.successors.is_empty()), "an ended task holds something")?;
                     check(state != TaskState::Done, "a done task still has its slot")?;
                 }
             }
@@ -468,8 +495,9 @@ impl<B> TaskGraph<B> {
     /// Adds `edge` to the successors of `to`. `Err`: it has ended, well (`None`) or with this cause.
     fn link(&self, to: TaskId, edge: Edge) -> Result<(), Option<TaskId>> {
         let Some(mut node) = self.lock(to) else { return Err(None) };
+        let awaits = edge.unpack().1 == EdgeKind::Await;
         match node.state {
-            Some(state) if !state.is_terminal() => {
+            Some(state) if !state.is_terminal() || (awaits && node.unheard) => {
                 node.successors.push(edge);
                 Ok(())
             }
@@ -512,16 +540,43 @@ impl<B> TaskGraph<B> {
                     Some(TaskState::Waiting | TaskState::Ready | TaskState::Declared | TaskState::Suspended) => {}
                     _ => continue,
                 }
-                if node.watched {
-                    completed.watched.push(id);
-                }
                 node.state = Some(TaskState::Cancelled);
                 node.cause = Some(cause);
+                node.unheard = true;
                 let body = node.body.take();
                 completed.cancelled.push(Cancelled { id, cause, body, attrs: node.attrs });
-                std::mem::take(&mut node.successors)
+                let (awaiters, dependents): (Edges, Edges) =
+                    std::mem::take(&mut node.successors).into_iter().partition(|edge| edge.unpack().1 == EdgeKind::Await);
+                node.successors = awaiters;
+                dependents
             };
-            worklist.extend(self.let_go(successors, cause, completed));
+            worklist.extend(successors.into_iter().map(|edge| (edge.unpack().0, cause)));
+        }
+    }
+
+    /// The owner of a cancelled task has noted its end: tasks that await it go on, who watches it hears of it (both appended
+    /// to `completed`).
+    pub fn acknowledge(&self, cache: &mut SlotCache, id: TaskId, completed: &mut Completed<B>) {
+        let (awaiters, forgotten) = {
+            let Some(mut node) = self.lock(id) else { return };
+            if !std::mem::take(&mut node.unheard) {
+                return;
+            }
+            if node.watched {
+                completed.watched.push(id);
+            }
+            let awaiters = std::mem::take(&mut node.successors);
+            let forgotten = node.forgotten;
+            if forgotten {
+                Self::recycle(&mut node);
+            }
+            (awaiters, forgotten)
+        };
+        if forgotten {
+            self.give_back(cache, id.index());
+        }
+        for edge in awaiters {
+            completed.ready.extend(self.release(edge.unpack().0, 1));
         }
     }
 
@@ -562,6 +617,8 @@ impl<B> TaskGraph<B> {
         node.state = None;
         node.watched = false;
         node.started = false;
+        node.unheard = false;
+        node.forgotten = false;
         node.open = 0;
         node.cause = None;
         node.successors = Edges::new();

@@ -52,6 +52,13 @@ impl Harness {
         self.graph.start(id).map(|started| started.body)
     }
 
+    /// The owner hears of the cancelled tasks.
+    fn acknowledge(&mut self, completed: &mut Completed<&'static str>) {
+        let ids: Vec<_> = completed.cancelled.iter().map(|c| c.id).collect();
+        ids.iter().for_each(|id| self.graph.acknowledge(&mut self.cache, *id, completed));
+        self.graph.validate().expect("consistent after acknowledging");
+    }
+
     fn run(&mut self, id: TaskId) -> Vec<TaskId> {
         assert_eq!(self.start(id), Some("body"));
         self.finish(id).ready.iter().map(|r| r.id).collect()
@@ -62,6 +69,7 @@ impl Harness {
         let mut completed = Completed::default();
         self.graph.fail(id, &mut completed);
         self.graph.validate().expect("consistent after fail");
+        self.acknowledge(&mut completed);
         completed
     }
 }
@@ -201,6 +209,23 @@ fn what_is_stranded_is_cancelled_even_if_suspended() {
 }
 
 #[test]
+fn who_awaits_a_cancelled_task_goes_on_when_its_owner_knows() {
+    let mut h = Harness::new();
+    let (gone, early, late) = (h.ready(&[]), h.ready(&[]), h.ready(&[]));
+    let body = h.start(early).expect("ready");
+    assert_eq!(h.graph.suspend(early, body, &[gone]), Suspended::Waiting);
+    let mut completed = Completed::default();
+    assert!(h.graph.cancel(gone, &mut completed));
+    assert!(completed.ready.is_empty() && !h.graph.has_ended(gone) && h.graph.watch(gone));
+    let body = h.start(late).expect("ready");
+    assert_eq!(h.graph.suspend(late, body, &[gone]), Suspended::Waiting, "the owner does not know yet");
+    h.graph.forget(&mut h.cache, gone); // too early, and remembered
+    h.acknowledge(&mut completed);
+    assert_eq!(completed.ready.iter().map(|r| r.id).collect::<Vec<_>>(), [early, late]);
+    assert_eq!((completed.watched, h.graph.state(gone)), (vec![gone], TaskState::Done));
+}
+
+#[test]
 fn watchers_hear_of_every_end() {
     let mut h = Harness::new();
     let (good, bad) = (h.ready(&[]), h.ready(&[]));
@@ -228,39 +253,56 @@ fn diagnosis_names_circles_and_the_never_spawned() {
     assert_eq!(of_b.reasons, [Reason::DependsOn(a), Reason::DependsOn(ghost)]);
 }
 
-#[test]
-fn a_million_long_chain_is_run_cancelled_and_diagnosed_on_a_small_stack() {
-    const N: usize = 1_000_000;
-    let run = || {
+const MILLION: usize = 1_000_000;
+
+/// Calls `test` on a small stack, with a graph of a million tasks that depend on each other in a row, its first one only declared.
+fn on_a_long_chain(test: fn(TaskGraph<usize>, &mut SlotCache, TaskId)) {
+    let run = move || {
         let graph = TaskGraph::<usize>::new();
         let cache = &mut SlotCache::default();
-        let build = |cache: &mut SlotCache| {
-            let mut last = graph.declare(cache);
-            let first = last;
-            for i in 1..N {
-                let Spawned::Waiting(id) = graph.spawn(cache, None, &[last], |_| i, Attrs::default()) else { panic!("waits") };
-                last = id;
-            }
-            first
-        };
-        let first = build(cache);
-        assert_eq!(graph.diagnose().never_spawned, [first]);
+        let first = graph.declare(cache);
+        let mut last = first;
+        for i in 1..MILLION {
+            let Spawned::Waiting(id) = graph.spawn(cache, None, &[last], |_| i, Attrs::default()) else { panic!("waits") };
+            last = id;
+        }
+        test(graph, cache, first);
+    };
+    std::thread::Builder::new().stack_size(64 * 1024).spawn(run).expect("thread").join().expect("no overflow");
+}
+
+#[test]
+fn a_million_long_chain_runs_on_a_small_stack() {
+    on_a_long_chain(|graph, cache, first| {
         let Spawned::Ready(mut ready) = graph.spawn(cache, Some(first), &[], |_| 0, Attrs::default()) else { panic!("first") };
         let mut completed = Completed::default();
-        for i in 0..N {
+        for i in 0..MILLION {
             assert_eq!(graph.start(ready.id).map(|s| s.body), Some(i));
             graph.finish(cache, ready.id, &mut completed);
             if let Some(next) = completed.ready.pop() {
                 ready = next;
             }
         }
-        let first = build(cache);
+        assert_eq!(graph.slots.iter().filter(|(_, slot)| slot.0.lock().state.is_some()).count(), 0);
+    });
+}
+
+#[test]
+fn a_million_long_chain_is_cancelled_on_a_small_stack() {
+    on_a_long_chain(|graph, _, first| {
+        let mut completed = Completed::default();
         assert!(graph.cancel(first, &mut completed));
-        assert_eq!(completed.cancelled.len(), N);
-        drop(completed);
-        build(cache); // and dropped with the graph
-    };
-    std::thread::Builder::new().stack_size(64 * 1024).spawn(run).expect("thread").join().expect("no overflow");
+        assert_eq!(completed.cancelled.len(), MILLION);
+    });
+}
+
+#[test]
+fn a_million_long_chain_is_diagnosed_and_dropped_on_a_small_stack() {
+    on_a_long_chain(|graph, _, first| {
+        let diagnosis = graph.diagnose();
+        assert_eq!((diagnosis.never_spawned, diagnosis.blocked.len()), (vec![first], MILLION - 1));
+        drop(graph);
+    });
 }
 
 #[test]
@@ -413,6 +455,7 @@ proptest! {
                     if did { oracle.state.insert(task, TaskState::Cancelled); }
                 }
             }
+            h.acknowledge(&mut completed);
             queue.extend(completed.ready.iter().map(|r| r.id));
             oracle.settle();
             h.graph.validate().map_err(TestCaseError::fail)?;

@@ -247,7 +247,10 @@ impl<E: Executor> Shared<E> {
 
     /// Handles what a completion set free, from a thread without a seat that counts as an actor.
     pub(super) fn settle_foreign(&self, mut completed: Completed<E::Body>) {
-        let n_ended = self.report_cancelled(&mut completed, None);
+        let n_ended = self.report_cancelled(&mut completed, None, |cancelled, completed| {
+            let mut cache = self.foreign.lock();
+            cancelled.iter().for_each(|id| self.graph.acknowledge(&mut cache, *id, completed));
+        });
         if n_ended > 0 {
             self.count_foreign(0, n_ended);
         }
@@ -259,20 +262,25 @@ impl<E: Executor> Shared<E> {
         self.check_idle();
     }
 
-    /// Tells the executor of cancelled tasks, before anyone who waits for them can go on. Returns how many they are.
-    pub(super) fn report_cancelled(&self, completed: &mut Completed<E::Body>, worker: Option<u16>) -> u64 {
+    /// Tells the executor of cancelled tasks, and only then (`acknowledge`) lets those go on who wait for them. Returns how many
+    /// spawned tasks have ended that way.
+    pub(super) fn report_cancelled(
+        &self,
+        completed: &mut Completed<E::Body>,
+        worker: Option<u16>,
+        acknowledge: impl FnOnce(&[TaskId], &mut Completed<E::Body>),
+    ) -> u64 {
         if completed.cancelled.is_empty() {
             return 0;
         }
-        let mut n_ended = 0;
-        for task in &completed.cancelled {
-            if task.body.is_some() {
-                n_ended += 1; // one that was only declared never counted as spawned
-                self.record(task.id, TraceEvent::Cancelled, worker);
-            }
-        }
-        self.executor.cancelled(std::mem::take(&mut completed.cancelled));
-        n_ended
+        let tasks = std::mem::take(&mut completed.cancelled);
+        let ids: Vec<_> = tasks.iter().map(|task| task.id).collect();
+        // One that was only declared has no body, and never counted as spawned.
+        let spawned: Vec<_> = tasks.iter().filter(|task| task.body.is_some()).map(|task| task.id).collect();
+        spawned.iter().for_each(|id| self.record(*id, TraceEvent::Cancelled, worker));
+        self.executor.cancelled(tasks);
+        acknowledge(&ids, completed);
+        spawned.len() as u64
     }
 
     pub(super) fn count_foreign(&self, steps: u64, ended: u64) {

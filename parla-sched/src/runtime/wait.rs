@@ -152,7 +152,7 @@ impl<E: Executor> Cx<'_, E> {
     /// is given back until the wait is over: the task may need it.
     pub fn wait(&self, id: TaskId, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
         let shared = self.shared();
-        if shared.graph.state(id).is_terminal() {
+        if shared.graph.has_ended(id) {
             return Waited::Ended;
         }
         let had_seat = self.has_seat();
@@ -192,9 +192,13 @@ impl<E: Executor> Shared<E> {
                 }
                 Target::Idle => {
                     self.waits.n_idle.store(state.idle.len() + 1, Ordering::SeqCst); // before n_pending: see check_idle
-                    if self.n_pending() == 0 || self.waits.broken.load(Ordering::SeqCst) {
+                    let at_once = match self.n_pending() {
+                        0 => Some(Waited::Ended),
+                        _ => self.waits.broken.load(Ordering::SeqCst).then_some(Waited::Broken),
+                    };
+                    if let Some(at_once) = at_once {
                         self.waits.n_idle.store(state.idle.len(), Ordering::SeqCst);
-                        return if self.n_pending() == 0 { Waited::Ended } else { Waited::Broken };
+                        return at_once;
                     }
                     state.idle.push(Arc::clone(&waiter));
                 }
@@ -217,7 +221,7 @@ impl<E: Executor> Shared<E> {
 
     fn has_ended(&self, target: Target) -> bool {
         match target {
-            Target::Task(id) => self.graph.state(id).is_terminal(),
+            Target::Task(id) => self.graph.has_ended(id),
             Target::Idle => self.n_pending() == 0,
         }
     }

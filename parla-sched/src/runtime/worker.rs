@@ -238,7 +238,9 @@ impl<'a, E: Executor> Cx<'a, E> {
             // The executor is told first, and may come back to us: hold nothing meanwhile.
             let mut own = std::mem::take(&mut *completed);
             drop(completed);
-            n_ended += shared.report_cancelled(&mut own, worker);
+            n_ended += shared.report_cancelled(&mut own, worker, |cancelled, own| {
+                self.with_cache(|cache| cancelled.iter().for_each(|id| shared.graph.acknowledge(cache, *id, own)));
+            });
             self.count(n_ended);
             shared.waits.all_ended(&mut own.watched);
             self.queue(&mut own);

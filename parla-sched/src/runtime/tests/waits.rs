@@ -47,7 +47,7 @@ fn awaiting_costs_no_thread_at_any_depth() {
         let rt = start(workers);
         rt.spawn(Task::default(), |_| nest(2_000)).expect("spawns");
         settle(&rt);
-        assert_eq!(rt.executor().n_threads.load(Ordering::SeqCst), workers);
+        assert!(rt.executor().n_threads.load(Ordering::SeqCst) <= workers);
         assert_eq!(rt.stats().workers.iter().map(|w| w.steps).sum::<u64>(), 4_001);
     });
 }
