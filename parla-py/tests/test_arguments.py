@@ -167,7 +167,7 @@ BAD_RUNTIMES = [
     ({"workers": "2"}, TypeError, "workers"),
     ({"n_workers": 0}, ValueError, "workers"),
     ({"workers": 1, "n_workers": 2}, (TypeError, ValueError), "workers"),
-    ({"policy": "no such policy"}, ParlaError, "no such policy"),
+    ({"policy": "no such policy"}, (ParlaError, ValueError), "policy.*no such policy"),
     ({"policy": 3}, TypeError, "policy"),
     ({"colour": "blue"}, TypeError, "colour"),
     ({"trace": 3.5}, TypeError, "trace"),

@@ -87,7 +87,7 @@ def test_a_coroutine_object_can_be_spawned_once(traced_parla):
     coroutine = body()
     with traced_parla(workers=1):
         assert spawn()(coroutine).result() == 1
-        with pytest.raises(RuntimeError):
+        with pytest.raises((RuntimeError, ValueError), match="coroutine"):
             spawn()(coroutine).result()
 
 
