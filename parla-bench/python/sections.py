@@ -139,13 +139,18 @@ def gil_shares(run: Run) -> list[Measurement]:
 def memory(run: Run) -> list[Measurement]:
     """Bytes of a pending task beyond the closure that is its body."""
     samples: dict[str, list[float]] = {system.key: [] for system in run.systems("memory")}
+    totals: dict[str, list[float]] = {key: [] for key in samples}
     for _ in range(min(run.repetitions, 3)):
         for system in run.systems("memory"):
             n = min(20_000 if run.quick else 200_000, system.largest_pending)
             alone = run.probe("closures", system.key, n)
             behind = run.probe("memory", system.key, n)
             samples[system.key].append((behind["bytes"] - alone["bytes"]) / n)
-    return [Measurement("memory", "pending task", "bytes", samples)]
+            totals[system.key].append(behind["bytes"] / n)
+    return [
+        Measurement("memory", "pending task", "bytes", samples),
+        Measurement("memory", "with its closure", "bytes", totals),
+    ]
 
 
 def scale(run: Run) -> list[Measurement]:
