@@ -41,6 +41,7 @@ pub(crate) fn tsan(args: &[String]) -> Result<()> {
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));
     let host = host.context("rustc -vV names no host")?;
     say("cargo test under ThreadSanitizer (compiles everything anew the first time)");
+    let suppressions = format!("suppressions={}", at("xtask/tsan.supp").display());
     // The sanitizer's shadow memory does not bear address randomisation.
     let test = cmd("setarch")
         .arg("-R")
@@ -59,6 +60,10 @@ pub(crate) fn tsan(args: &[String]) -> Result<()> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTFLAGS", TSAN_FLAGS)
         .env("CARGO_TARGET_DIR", at("target/tsan"))
+        .env("TSAN_OPTIONS", suppressions)
+        // Random graphs on one thread have no races to find: a few are enough.
+        .env("PROPTEST_CASES", "8")
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
         .or_advise("ThreadSanitizer needs Linux and util-linux's setarch");
     count(test)
 }
