@@ -13,6 +13,7 @@ from parla.cpu import cpu
 from parla.devices import gpu
 from parla.errors import InvalidSchedulerAccessException, VariantDefinitionError
 from parla.function_decorators import specialize, specialized
+from support import notes
 
 
 def in_task(body, **options):
@@ -217,6 +218,26 @@ def test_coroutine_functions(traced_parla, workers):
             return await body()
 
     assert (direct.result(), calls.result()) == (21, 21)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_error_names_the_users_line(is_async):
+    def fails():
+        raise KeyError("in a variant")
+
+    async def fails_later():
+        raise KeyError("in a variant")
+
+    chosen = fails_later if is_async else fails
+    body = specialized(chosen)
+    line = chosen.__code__.co_firstlineno
+    with pytest.raises(KeyError, match="in a variant") as caught, Parla(workers=1):
+        task = spawn()(body)
+    assert task.name == chosen.__name__
+    assert f"{__file__}:{line}" in notes(caught.value)
+    places = [(entry.name, entry.path, entry.lineno + 1) for entry in caught.traceback]
+    assert (chosen.__name__, places[-1][1], line) in places
+    assert not any(place[1].name == "function_decorators.py" for place in places)
 
 
 def test_plain_and_coroutine_do_not_mix():

@@ -6,7 +6,9 @@ reads from the bytecode which globals of a body the code around its spawn binds 
 the namespace in which such a body runs: those names by value, all others still the module's own.
 
 What stays by reference: names the spawning code binds once (modules, functions, constants, arrays), whatever functions
-called by the body read, and names that the body itself declares ``global``.
+called by the body read, and names that the body itself declares ``global``. When such a body also captures names, what
+it assigns to its ``global`` names reaches the module when it ends or awaits, not before: tasks that update one global
+together, even under a lock, should be spawned in a function, where captured names are closure cells.
 """
 
 from __future__ import annotations

@@ -85,24 +85,22 @@ def specialized(function: Callable[..., Any]) -> SpecializedFunction:
         raise TypeError(f"specialized needs a function, not {type(function).__name__}")
     variants: dict[tuple[Architecture, ...], Callable[..., Any]] = {}
     is_async = inspect.iscoroutinefunction(function)
+    choose = functools.partial(_choose, variants, function)
 
-    if is_async:
-
-        async def dispatch_async(*args: Any, **kwargs: Any) -> Any:
-            return await _choose(variants, function)(*args, **kwargs)
-
-        dispatch: Callable[..., Any] = dispatch_async
-    else:
-
-        def dispatch_plain(*args: Any, **kwargs: Any) -> Any:
-            return _choose(variants, function)(*args, **kwargs)
-
-        dispatch = dispatch_plain
+    # One line each, because they take the place of the default in messages: see below.
+    # fmt: off
+    async def dispatch_async(*args: Any, **kwargs: Any) -> Any: return await choose()(*args, **kwargs)  # noqa: E704
+    def dispatch_plain(*args: Any, **kwargs: Any) -> Any: return choose()(*args, **kwargs)  # noqa: E704
+    # fmt: on
+    dispatch: Any = dispatch_async if is_async else dispatch_plain
 
     name: str = getattr(function, "__name__", type(function).__name__)
     functools.update_wrapper(dispatch, function)
-    # Tasks and tracebacks show the name in the code.
-    dispatch.__code__ = dispatch.__code__.replace(co_name=name)  # type: ignore[attr-defined]
+    # Tasks, their traces and tracebacks show the name and the place in the code: let them be the user's.
+    shown: dict[str, Any] = {"co_name": name}
+    if (default_code := getattr(function, "__code__", None)) is not None:
+        shown |= {"co_filename": default_code.co_filename, "co_firstlineno": default_code.co_firstlineno}
+    dispatch.__code__ = dispatch.__code__.replace(**shown)
 
     def variant(
         *targets: Target | list[Target],
@@ -135,11 +133,9 @@ def specialized(function: Callable[..., Any]) -> SpecializedFunction:
 
         return declare
 
-    # mypy knows no functions with attributes; SpecializedFunction is what the result looks like.
-    shaped = cast(Any, dispatch)
-    shaped.variant = variant
-    shaped.variants = _ReadOnly(variants)
-    return cast(SpecializedFunction, shaped)
+    dispatch.variant = variant
+    dispatch.variants = _ReadOnly(variants)
+    return cast(SpecializedFunction, dispatch)
 
 
 #: The newer name of `specialized`.
