@@ -35,7 +35,8 @@ def fortran(module: object, name: str, n_arguments: int) -> Callable[..., None]:
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     routine = LowLevelCallable.from_cython(module, name)
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * n_arguments)(pointer(routine.function, routine.signature.encode()))
+    address = pointer(routine.function, routine.signature.encode())
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * n_arguments)(address)
 
 
 DPOTRF = fortran(cython_lapack, "dpotrf", 5)
@@ -200,7 +201,7 @@ def load(path: str) -> np.ndarray:
         raise ValueError("the matrix has infinite or undefined elements")
     asymmetry = np.abs(matrix - matrix.T).max()
     if asymmetry > 100 * precision * np.abs(matrix).max():
-        raise ValueError(f"the matrix is not symmetric: elements differ from their mirror images by up to {asymmetry:.3g}")
+        raise ValueError(f"the matrix is not symmetric: mirrored elements differ by up to {asymmetry:.3g}")
     return matrix
 
 
@@ -249,11 +250,13 @@ def main() -> int:
         if run == 0:
             print(f"Cholesky factorisation, n = {n}, block = {block}, {n_tasks} tasks")
         print(
-            f"time {elapsed:.3f} s, ideal {ideal:.3f} s (sum of kernel times / workers), time/ideal {elapsed / ideal:.2f}, "
-            f"workers {workers}, workers used {times.n_threads()}, residual {error:.1e}"
+            f"time {elapsed:.3f} s, ideal {ideal:.3f} s (sum of kernel times / workers), "
+            f"time/ideal {elapsed / ideal:.2f}, workers {workers}, workers used {times.n_threads()}, "
+            f"residual {error:.1e}"
         )
     if arguments.repeat > 1:
-        print(f"median of {arguments.repeat}: time {statistics.median(seconds):.3f} s, time/ideal {statistics.median(ratios):.2f}")
+        time, ratio = statistics.median(seconds), statistics.median(ratios)
+        print(f"median of {arguments.repeat}: time {time:.3f} s, time/ideal {ratio:.2f}")
     if not worst <= tolerance:
         print(f"wrong: the residual ||L L^T - A|| / ||A|| is above {tolerance:.1e}", file=sys.stderr)
         return 1

@@ -139,7 +139,7 @@ def _offers(a: object, protocol: str) -> bool:
     """Whether the object has the attribute; properties that fail count as absent."""
     try:
         return getattr(a, protocol, None) is not None
-    except Exception:  # noqa: BLE001 - foreign properties raise what they like; the question is only yes or no
+    except Exception:  # foreign properties raise what they like; the question is only yes or no
         return False
 
 

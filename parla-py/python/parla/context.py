@@ -220,7 +220,7 @@ def _run_on_all(parts: list[Context], body: Callable[[Context], T]) -> list[T]:
         try:
             with parts[i]:
                 results[i] = body(parts[i])
-        except BaseException as error:  # noqa: BLE001 - it is raised by the caller
+        except BaseException as error:  # raised again by this function's end
             errors[i] = error
         finally:
             _lent.task, _lent.number = before

@@ -89,8 +89,8 @@ def specialized(function: Callable[..., Any]) -> SpecializedFunction:
 
     # One line each, because they take the place of the default in messages: see below.
     # fmt: off
-    async def dispatch_async(*args: Any, **kwargs: Any) -> Any: return await choose()(*args, **kwargs)  # noqa: E704
-    def dispatch_plain(*args: Any, **kwargs: Any) -> Any: return choose()(*args, **kwargs)  # noqa: E704
+    async def dispatch_async(*args: Any, **kwargs: Any) -> Any: return await choose()(*args, **kwargs)
+    def dispatch_plain(*args: Any, **kwargs: Any) -> Any: return choose()(*args, **kwargs)
     # fmt: on
     dispatch: Any = dispatch_async if is_async else dispatch_plain
 
