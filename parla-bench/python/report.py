@@ -11,7 +11,6 @@ from targets import TARGETS
 
 def table(found: Sequence[Measurement], systems: Sequence[type[System]]) -> str:
     """All measurements; behind each peer's median how many times Parla's it is."""
-    systems = [s for s in systems if any(m.median(s.key) is not None for m in found)]
     header = ["measure", "unit", *[system.label for system in systems], "target", ""]
     rows = [header]
     for measurement in found:

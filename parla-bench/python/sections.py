@@ -25,6 +25,9 @@ PATTERNS = ("independent", *GRAPHS)
 TASK_US = 1000
 """Length of a task in the GIL section."""
 
+LONGEST_US = 4096.0
+"""The longest task that the d50 section tries."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -87,7 +90,7 @@ def _bisect_length(run: Run, pattern: str) -> Measurement:
     """Bisect on the logarithm of the length, all systems one step at a time and by turns."""
     steps = 4 if run.quick else 9
     measured = run.systems("d50")
-    brackets = {system.key: (0.5, 4096.0) for system in measured}
+    brackets = {system.key: (0.5, LONGEST_US) for system in measured}
     probes: dict[str, list[dict[str, object]]] = {system.key: [] for system in measured}
 
     def length(key: str) -> float:
@@ -113,7 +116,11 @@ def _bisect_length(run: Run, pattern: str) -> Measurement:
         "d50",
         pattern,
         "us",
-        {key: [math.sqrt(math.prod(bracket))] for key, bracket in brackets.items()},
+        {
+            # A system that never reached half has no figure.
+            key: [math.sqrt(math.prod(bracket))] if bracket[1] < LONGEST_US else []
+            for key, bracket in brackets.items()
+        },
         detail={"probes": probes, "brackets": brackets},
     )
 
