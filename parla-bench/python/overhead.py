@@ -95,6 +95,7 @@ def main() -> None:
     print(
         f"\nMedians of {chosen.repetitions}, {chosen.workers} workers; "
         "in brackets the peer's figure divided by Parla's.\n"
+        "Targets bound Parla's figure and, as in '5x', its distance from ThreadPoolExecutor.\n"
     )
     print(report.table(found, shown))
     result["measurements"] = [measurement.as_json() for measurement in found]

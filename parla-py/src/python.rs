@@ -88,6 +88,10 @@ import!(/// `types.FunctionType`.
     function_type = "types", "FunctionType");
 import!(/// `types.CellType`.
     cell_type = "types", "CellType");
+import!(/// `parla.device.Architecture`.
+    architecture = "parla.device", "Architecture");
+import!(/// `parla.device.Device`.
+    device = "parla.device", "Device");
 import!(/// `parla._placement.resolve`.
     resolve_placement = "parla._placement", "resolve");
 import!(/// `parla._capture.rebound_globals`.
@@ -96,7 +100,7 @@ import!(/// `parla._capture.CapturedGlobals.make`.
     captured_globals = "parla._capture", "CapturedGlobals");
 import!(/// `parla._spaces.select`: indices that are more than integers and strings.
     select = "parla._spaces", "select");
-import!(/// `parla._spaces.first_failure`.
+import!(/// `parla._asyncio.bridge`.
     asyncio_bridge = "parla._asyncio", "bridge");
 import!(/// `asyncio._get_running_loop`; only once asyncio is imported.
     running_loop = "asyncio", "_get_running_loop");

@@ -313,9 +313,10 @@ impl Placed {
             worker: u16::try_from(affinity).ok(),
             object: object.unbind(),
         };
-        let cachable = placement.is_none_or(|placement| {
-            placement.get_type().module().is_ok_and(|module| module == "parla.device")
-        });
+        let cachable = match placement {
+            None => true,
+            Some(placement) => placement.is_instance(python::architecture(py)?)? || placement.is_instance(python::device(py)?)?,
+        };
         if plain && cachable {
             let mut known = KNOWN.lock();
             if known.len() < MAX_KNOWN {
