@@ -117,7 +117,7 @@ def test_names_that_are_no_text(name):
     refused(TypeError, ["name"], name=name)
 
 
-@pytest.mark.parametrize("name", ["", "späte Aufgabe 🦀", "a\nb", "\udcff", "{}%s", "x" * 10_000])
+@pytest.mark.parametrize("name", ["", "späte Aufgabe 🦀", "a\nb", "{}%s", "x" * 10_000])
 def test_any_text_is_a_name(name):
     task = spawn(name=name)(lambda: None)
     assert task.name == name
