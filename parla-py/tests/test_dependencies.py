@@ -162,6 +162,13 @@ def test_a_failed_task_of_a_finished_runtime_is_no_good_dependency(works_afterwa
     assert ran == []
 
 
+def test_a_finished_task_holds_no_edges(traced_parla):
+    with traced_parla(workers=1):
+        first = spawn()(lambda: None)
+        second = spawn(dependencies=[first])(lambda: None)
+    assert len(second.dependencies) == 0
+
+
 def test_dependencies_spawned_by_tasks(traced_parla, workers):
     space, order = TaskSpace("T"), []
     with traced_parla(workers=workers):

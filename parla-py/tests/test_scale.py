@@ -7,7 +7,7 @@ import time
 
 import pytest
 from parla import Parla, TaskSpace, spawn
-from support import pass_gate, run_py
+from support import leaves, pass_gate, run_py
 
 
 def test_100_000_wide_fan_out_and_in(workers):
@@ -120,6 +120,28 @@ def test_a_million_pending_behind_a_gate():
     small = min(cost(10_000) for _ in range(3))
     large = cost(1_000_000)
     assert large < 4 * small + 2e-6, f"{small * 1e6:.2f} us per task at 10 000, {large * 1e6:.2f} us at 1 000 000"
+
+
+def test_100_000_coroutines_await_one_task(workers):
+    gate = threading.Event()
+    with Parla(workers=workers):
+        source = spawn()(lambda: pass_gate(gate) or 1)
+        made = []
+        for _ in range(100_000):
+            async def body():
+                return await source
+            made.append(spawn()(body))
+        gate.set()
+    assert sum(t.result() for t in made) == 100_000
+
+
+def test_10_000_errors_are_one_group(workers):
+    with pytest.raises(BaseException) as caught, Parla(workers=workers):
+        for i in range(10_000):
+            @spawn()
+            def body():
+                raise KeyError(i)
+    assert sorted(e.args[0] for e in leaves(caught.value)) == list(range(10_000))
 
 
 @pytest.mark.parametrize("n", [1, 2, 8])
