@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parla_core::TaskId;
 use pyo3::PyTraverseError;
-use pyo3::exceptions::PyStopIteration;
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
@@ -133,7 +133,8 @@ impl Awaiter {
         let py = slf.py();
         let cancelled = |(task, completed): (Option<Bound<'_, Task>>, bool)| task.is_none() && !completed;
         if this._ended(py) || (runtime_has_ended_them(this, py) && this.tasks(py).any(cancelled)) {
-            return Err(PyStopIteration::new_err((this._value(py)?.unbind(),)));
+            let value = this._value(py).map_err(|error| not_a_value(py, error))?;
+            return Err(PyStopIteration::new_err((value.unbind(),)));
         }
         Ok(slf.clone())
     }
@@ -141,6 +142,17 @@ impl Awaiter {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.targets.iter().try_for_each(|target| visit.call(target))
     }
+}
+
+/// A task's `StopIteration` would look like the value of the `await`: as in a generator, it becomes a `RuntimeError`.
+fn not_a_value(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyStopIteration>(py) {
+        return error;
+    }
+    let text = format!("the awaited task raised {error}");
+    let raised = PyRuntimeError::new_err(text);
+    raised.set_cause(py, Some(error));
+    raised
 }
 
 /// Whether everything has ended as far as the graph knows: ids that were never spawned end when their runtime does.

@@ -47,18 +47,14 @@ pub(crate) struct Body {
     pub(crate) work: Work,
     /// Calling it gives a coroutine to be driven.
     pub(crate) is_coroutine: bool,
-    /// `CapturedGlobals`, when names of the module were taken by value.
-    pub(crate) globals: Option<Py<PyAny>>,
-    /// The code object: says where the task was spawned.
-    pub(crate) code: Option<Py<PyAny>>,
-    /// The name, when there is no code object to ask.
-    pub(crate) name: Option<Py<PyString>>,
+    pub(crate) name: Py<PyString>,
 }
 
 /// What is known of a code object, found out once.
 struct CodeInfo {
     /// Keeps the key of the table alive.
     code: Py<PyAny>,
+    name: Py<PyString>,
     is_coroutine: bool,
     /// May be written at module level: refers to globals of the code around its spawn.
     is_top_level: bool,
@@ -95,6 +91,7 @@ fn info(code: &Bound<'_, PyAny>) -> PyResult<Arc<CodeInfo>> {
     }
     let info = Arc::new(CodeInfo {
         code: code.clone().unbind(),
+        name: code.getattr("co_name")?.cast_into::<PyString>()?.unbind(),
         is_coroutine: flags & CO_COROUTINE != 0,
         is_top_level: flags & CO_NESTED == 0,
         n_args: code.getattr("co_argcount")?.extract()?,
@@ -139,19 +136,19 @@ impl Body {
             check_parameters(function)?;
         }
         let globals = if info.is_top_level && parts.closure.is_none() { info.capture_globals(parts)? } else { None };
-        let code = Some(info.code.clone_ref(py));
+        let name = info.name.clone_ref(py);
         let Some(closure) = &parts.closure else {
-            let work = match &globals {
+            let work = match globals {
                 None => Work::Call(function.clone().unbind()),
                 Some(globals) => Work::Captured(Box::new(Captured {
                     code: info.code.clone_ref(py),
-                    globals: globals.clone_ref(py),
+                    globals,
                     defaults: parts.defaults.clone().map(Bound::unbind),
                     kw_defaults: parts.kw_defaults.clone().map(Bound::unbind),
                     values: Box::default(),
                 })),
             };
-            return Ok(Self { work, is_coroutine: info.is_coroutine, globals, code, name: None });
+            return Ok(Self { work, is_coroutine: info.is_coroutine, name });
         };
         let cells = closure.cast::<PyTuple>()?;
         let mut values = Vec::with_capacity(cells.len());
@@ -174,7 +171,7 @@ impl Body {
             values: values.into(),
         };
         let work = Work::Captured(Box::new(captured));
-        Ok(Self { work, is_coroutine: info.is_coroutine, globals: None, code, name: None })
+        Ok(Self { work, is_coroutine: info.is_coroutine, name })
     }
 
     fn capture_coroutine(body: &Bound<'_, PyAny>) -> PyResult<Self> {
@@ -187,14 +184,13 @@ impl Body {
         if body.hasattr("cr_frame")? && body.getattr("cr_frame")?.is_none() {
             return Err(PyValueError::new_err("the coroutine given as a task's body has finished already"));
         }
-        let work = Work::Coroutine(body.clone().unbind());
-        Ok(Self { work, is_coroutine: true, globals: None, code: Some(code.unbind()), name: None })
+        let name = code.getattr("co_name")?.cast_into::<PyString>()?.unbind();
+        Ok(Self { work: Work::Coroutine(body.clone().unbind()), is_coroutine: true, name })
     }
 
     /// Methods, partials, specialized functions, callable objects: called as they are.
     fn capture_callable(body: &Bound<'_, PyAny>) -> PyResult<Self> {
         check_parameters(body)?;
-        let py = body.py();
         let mut function = body.clone();
         for attribute in ["__wrapped__", "__func__", "func"] {
             if let Ok(inner) = function.getattr(attribute) {
@@ -210,9 +206,7 @@ impl Body {
             Ok(name) => name.str()?,
             Err(_) => function.getattr("__name__").or_else(|_| body.get_type().name().map(Bound::into_any))?.str()?,
         };
-        let location = python::caller_location(py).map(|at| PyString::new(py, &at).into_any().unbind());
-        let work = Work::Call(body.clone().unbind());
-        Ok(Self { work, is_coroutine, globals: None, code: location, name: Some(name.unbind()) })
+        Ok(Self { work: Work::Call(body.clone().unbind()), is_coroutine, name: name.unbind() })
     }
 }
 
@@ -220,7 +214,7 @@ impl CodeInfo {
     /// For a body written at module level: the globals that the code around it rebinds, by value.
     fn capture_globals(&self, parts: &Parts<'_>) -> PyResult<Option<Py<PyAny>>> {
         let py = parts.code.py();
-        let Some(spawning) = python::current_code(py) else { return Ok(None) };
+        let Some(spawning) = python::Origin::here(py).code.map(|code| code.into_bound(py)) else { return Ok(None) };
         let known = self.rebound.lock().iter().find(|(code, _)| code.is(&spawning)).map(|(_, names)| names.as_ref().map(|n| n.clone_ref(py)));
         let names = match known {
             Some(names) => names,

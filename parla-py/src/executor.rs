@@ -32,8 +32,15 @@ pub(crate) struct PyExecutor {
     pub(crate) trace: bool,
     /// The process it was made in: a fork copies it without its threads.
     pub(crate) pid: u32,
-    /// Python's identifiers of the threads that run bodies.
-    threads: Mutex<Vec<std::ffi::c_ulong>>,
+    threads: Mutex<Vec<Arc<ThreadBook>>>,
+}
+
+/// What others may know of a worker thread.
+pub(crate) struct ThreadBook {
+    /// Python's identifier of the thread.
+    pub(crate) ident: std::ffi::c_ulong,
+    /// The task it runs.
+    running: Mutex<Option<Py<Task>>>,
 }
 
 type Map<V> = HashMap<TaskId, V, FxBuildHasher>;
@@ -56,6 +63,11 @@ pub(crate) struct PyBody(pub(crate) Py<Task>);
 /// A worker's side of the interpreter.
 pub(crate) struct PyThread {
     gil: gil::Thread,
+    book: Arc<ThreadBook>,
+    /// `threading.settrace` and `setprofile` have been heard.
+    hooked: bool,
+    /// An empty set of context variables, for the next body.
+    spare_context: Option<Py<PyAny>>,
     started: Option<Instant>,
 }
 
@@ -66,8 +78,12 @@ impl Executor for PyExecutor {
     fn enter(&self) -> PyThread {
         // SAFETY: a thread may ask who it is.
         let ident = unsafe { libc::pthread_self() };
-        self.threads.lock().push(ident);
-        PyThread { gil: gil::Thread::new(), started: None }
+        let book = Arc::new(ThreadBook { ident, running: Mutex::new(None) });
+        let mut threads = self.threads.lock();
+        threads.retain(|book| Arc::strong_count(book) > 1);
+        threads.push(Arc::clone(&book));
+        drop(threads);
+        PyThread { gil: gil::Thread::new(), book, hooked: false, spare_context: None, started: None }
     }
 
     fn prepare(&self, thread: &mut PyThread) {
@@ -86,15 +102,21 @@ impl Executor for PyExecutor {
             thread.started = Some(Instant::now());
         }
         Python::attach(|py| {
+            if !std::mem::replace(&mut thread.hooked, true) {
+                install_hooks(py);
+            }
+            *thread.book.running.lock() = Some(body.0.clone_ref(py));
             let _running = runtime::enter_task(py, cx, &body.0);
-            let ran = catch_unwind(AssertUnwindSafe(|| step(py, &body.0)));
+            let ran = catch_unwind(AssertUnwindSafe(|| thread.in_context(py, &body.0, || step(py, &body.0))));
             let ran = ran.unwrap_or_else(|panic| {
                 let text = format!("the runtime panicked while it ran this task: {}", panic_text(&*panic));
                 Ran::Failed(errors::parla_error(py, text))
             });
+            let mine = thread.book.running.lock().take();
+            drop(mine);
             match ran {
                 Ran::Done(value) => {
-                    body.0.get().end(Outcome::Value(value));
+                    Task::end(body.0.bind(py), Outcome::Value(value));
                     Step::Done
                 }
                 Ran::Failed(error) => {
@@ -124,7 +146,7 @@ impl Executor for PyExecutor {
                     crate::python::call_method_quietly(coroutine.bind(py), "close");
                 }
                 let cause = if cause == id { None } else { self.find_cause(py, cause, &task) };
-                task.get().end(Outcome::Cancelled(cause));
+                Task::end(task.bind(py), Outcome::Cancelled(cause));
             }
         });
     }
@@ -133,6 +155,70 @@ impl Executor for PyExecutor {
         let Some(started) = thread.started else { return 0 };
         let released = runtime::take_released();
         u64::try_from(started.elapsed().saturating_sub(released).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl PyThread {
+    /// Runs a step of a task with the task's own context variables: it begins with none set, and they follow it from worker to worker.
+    fn in_context(&mut self, py: Python<'_>, task: &Py<Task>, step: impl FnOnce() -> Ran) -> Ran {
+        let Some(contexts) = crate::python::fast(py).and_then(|fast| fast.contexts.as_ref()) else { return step() };
+        let own = task.get().core.lock().context.take();
+        let context = match own.or_else(|| self.spare_context.take()) {
+            Some(context) => context,
+            None => match contexts.new_empty(py) {
+                Ok(context) => context,
+                Err(error) => return Ran::Failed(error),
+            },
+        };
+        if let Err(error) = contexts.enter(context.bind(py)) {
+            return Ran::Failed(error);
+        }
+        let ran = step();
+        if let Err(error) = contexts.leave(context.bind(py)) {
+            error.write_unraisable(py, Some(context.bind(py)));
+            return ran;
+        }
+        if matches!(ran, Ran::Awaits(_)) {
+            task.get().core.lock().context = Some(context);
+        } else if context.bind(py).len().is_ok_and(|n| n == 0) {
+            self.spare_context = Some(context);
+        }
+        ran
+    }
+}
+
+impl Drop for PyThread {
+    fn drop(&mut self) {
+        self.gil.attach();
+        Python::attach(|py| {
+            self.spare_context = None;
+            // A body that asked `threading` for the current thread left an entry there.
+            let forget = || py.import("threading")?.getattr("_active")?.call_method1("pop", (self.book.ident, py.None()));
+            if let Err(error) = forget() {
+                error.write_unraisable(py, None);
+            }
+        });
+        // A thread that ends keeps nothing; its place in the list goes with the next that starts.
+        let mine = self.book.running.lock().take();
+        drop(mine);
+    }
+}
+
+/// Lets this thread's Python code be seen by debuggers and coverage tools, as in threads that `threading` starts.
+fn install_hooks(py: Python<'_>) {
+    let install = || -> PyResult<()> {
+        let (threading, sys) = (py.import("threading")?, py.import("sys")?);
+        for (hook, set) in [("_trace_hook", "settrace"), ("_profile_hook", "setprofile")] {
+            if let Ok(hook) = threading.getattr(hook) {
+                if !hook.is_none() {
+                    sys.call_method1(set, (hook,))?;
+                }
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = install() {
+        error.write_unraisable(py, None);
     }
 }
 
@@ -147,12 +233,10 @@ fn step(py: Python<'_>, task: &Py<Task>) -> Ran {
     let this = task.get();
     let (work, is_coroutine) = {
         let mut core = this.core.lock();
-        let work = if core.retries > 0 { core.work.as_ref().and_then(|w| w.again(py)) } else { None };
-        let work = match work {
-            Some(again) => Some(again), // the original stays for the next try
-            None => core.work.take(),
-        };
-        (work, core.is_coroutine)
+        if core.retries > 0 && core.again.is_none() {
+            core.again = core.work.as_ref().and_then(|work| work.again(py));
+        }
+        (core.work.take(), core.is_coroutine)
     };
     let Some(work) = work else { return Ran::Failed(errors::parla_error(py, "a task without a body was run")) };
     let ran = match work {
@@ -160,16 +244,11 @@ fn step(py: Python<'_>, task: &Py<Task>) -> Ran {
         Work::Captured(captured) => captured.function(py).and_then(|function| call(&function)),
         Work::Coroutine(coroutine) => Ok(coroutine.into_bound(py)),
     };
-    let ran = match ran {
+    match ran {
         Ok(value) if !is_coroutine => Ran::Done(value.unbind()),
         Ok(coroutine) => drive(&coroutine, this),
         Err(error) => Ran::Failed(error),
-    };
-    let globals = this.core.lock().globals.as_ref().map(|globals| globals.clone_ref(py));
-    if let Some(globals) = globals {
-        crate::python::call_method_quietly(globals.bind(py), "write_back");
     }
-    ran
 }
 
 fn call<'py>(callable: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -246,9 +325,15 @@ impl PyExecutor {
         Self { trace, pid: std::process::id(), ..Self::default() }
     }
 
-    /// Python's identifiers of all worker threads there ever were.
+    /// The threads that run bodies at this moment.
     pub(crate) fn running_threads(&self) -> Vec<std::ffi::c_ulong> {
-        self.threads.lock().clone()
+        self.threads.lock().iter().filter(|book| book.running.lock().is_some()).map(|book| book.ident).collect()
+    }
+
+    /// The running task of this id.
+    pub(crate) fn running(&self, py: Python<'_>, id: TaskId) -> Option<Py<Task>> {
+        let is_it = |task: &&Py<Task>| task.get().id() == id;
+        self.threads.lock().iter().find_map(|book| book.running.lock().as_ref().filter(is_it).map(|task| task.clone_ref(py)))
     }
 
     pub(crate) fn declared(&self, id: TaskId, space: Arc<str>, key: Key) {
@@ -260,7 +345,7 @@ impl PyExecutor {
             self.books.lock().declared.remove(&id);
         }
         if self.trace {
-            let names = (task.name(py), task.location(py));
+            let names = (task.name(py).bind(py).to_string_lossy().into_owned(), task.location(py));
             self.books.lock().names.insert(id, names);
         }
     }
@@ -316,7 +401,7 @@ impl PyExecutor {
         let note = format!("in task {}", task.get().describe(py));
         let error: Py<PyBaseException> = error.into_value(py);
         errors::add_note(error.bind(py), &note);
-        task.get().end(Outcome::Failed(error));
+        Task::end(task.bind(py), Outcome::Failed(error));
         let number = self.n_failed.fetch_add(1, Ordering::Relaxed);
         let before = self.books.lock().failed.insert(id, (number, task.clone_ref(py)));
         drop(before);
@@ -328,6 +413,7 @@ impl PyExecutor {
             return false;
         }
         core.retries -= 1;
+        core.work = core.again.as_ref().and_then(|again| again.again(py));
         core.work.is_some()
     }
 
@@ -339,14 +425,7 @@ impl PyExecutor {
         }
         let dependencies: Vec<_> = task.get().core.lock().dependencies.iter().map(|d| d.clone_ref(py)).collect();
         dependencies.into_iter().find_map(|dependency| {
-            let dependency = dependency.bind(py);
-            let dependency = match dependency.cast::<Task>() {
-                Ok(task) => task.clone().unbind(),
-                Err(_) => {
-                    let id = dependency.cast::<crate::space::TaskID>().ok()?.get();
-                    id.space.get().task(py, &id.key)?
-                }
-            };
+            let dependency = dependency.task(py)?;
             let root = match &dependency.get().core.lock().outcome {
                 Outcome::Failed(_) | Outcome::Cancelled(None) => None,
                 Outcome::Cancelled(Some(root)) => Some(root.clone_ref(py)),

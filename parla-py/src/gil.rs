@@ -50,6 +50,7 @@ impl Thread {
             return;
         }
         WANTING.fetch_add(1, Ordering::SeqCst);
+        end_here_if_finalizing();
         watch_until_free();
         if self.ensured.get().is_none() {
             // SAFETY: the interpreter lives: the hook that runs at its exit joins this thread first.
@@ -76,12 +77,21 @@ impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(ensured) = self.ensured.take() {
             if !self.attached.get() {
+                end_here_if_finalizing();
                 // SAFETY: as in `attach`.
                 unsafe { ffi::PyEval_RestoreThread(self.state.get()) };
             }
             // SAFETY: pairs with the `PyGILState_Ensure` of `attach`, on the same thread, with the GIL held.
             unsafe { ffi::PyGILState_Release(ensured) };
         }
+    }
+}
+
+/// An abandoned body may outlive the interpreter. CPython would end its thread in the middle of our stack as soon as it asks for
+/// the GIL, which Rust's frames do not survive; so it sleeps until the process ends.
+fn end_here_if_finalizing() {
+    while python::is_finalizing() {
+        std::thread::park();
     }
 }
 

@@ -30,14 +30,58 @@ pub(crate) struct Fast {
     pub(crate) function_kw_defaults: Get,
     pub(crate) set_closure: Set,
     pub(crate) set_defaults: Set,
+    /// `PyFrame_GetLasti` (3.11 and later): the offset of the instruction that a frame is at.
+    pub(crate) frame_offset: Option<unsafe extern "C" fn(Object) -> i32>,
+    pub(crate) contexts: Option<Contexts>,
     /// CPython up to 3.11: the thread state that holds the GIL, of whichever thread; null if it is free.
     pub(crate) gil_holder: Option<unsafe extern "C" fn() -> *mut c_void>,
+}
+
+/// Sets of context variables (PEP 567): public functions of CPython since 3.7.
+pub(crate) struct Contexts {
+    new: unsafe extern "C" fn() -> Object,
+    enter: unsafe extern "C" fn(Object) -> i32,
+    exit: unsafe extern "C" fn(Object) -> i32,
+}
+
+impl Contexts {
+    pub(crate) fn new_empty(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        // SAFETY: attached; a new reference, or null with an error set.
+        unsafe { Bound::from_owned_ptr_or_err(py, (self.new)()) }.map(Bound::unbind)
+    }
+
+    pub(crate) fn enter(&self, context: &Bound<'_, PyAny>) -> PyResult<()> {
+        // SAFETY: attached; a context; -1 with an error set.
+        if unsafe { (self.enter)(context.as_ptr()) } == 0 { Ok(()) } else { Err(PyErr::fetch(context.py())) }
+    }
+
+    pub(crate) fn leave(&self, context: &Bound<'_, PyAny>) -> PyResult<()> {
+        // SAFETY: attached; a context; -1 with an error set.
+        if unsafe { (self.exit)(context.as_ptr()) } == 0 { Ok(()) } else { Err(PyErr::fetch(context.py())) }
+    }
 }
 
 /// The fast functions, if this interpreter has them all.
 pub(crate) fn fast(py: Python<'_>) -> Option<&'static Fast> {
     static FAST: OnceLock<Option<Fast>> = OnceLock::new();
     FAST.get_or_init(|| find(py.version_info() < (3, 12))).as_ref()
+}
+
+/// Whether the interpreter is on its way out. May be called without the GIL.
+pub(crate) fn is_finalizing() -> bool {
+    type IsFinalizing = unsafe extern "C" fn() -> i32;
+    static FOUND: OnceLock<Option<IsFinalizing>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        [c"Py_IsFinalizing", c"_Py_IsFinalizing"].into_iter().find_map(|name| {
+            // SAFETY: a lookup by a valid C string in what the process has loaded; both take nothing and return an int.
+            unsafe {
+                let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+                (!found.is_null()).then(|| std::mem::transmute::<*mut c_void, IsFinalizing>(found))
+            }
+        })
+    });
+    // SAFETY: as above; the function only reads a flag.
+    found.is_some_and(|is_finalizing| unsafe { is_finalizing() } != 0)
 }
 
 fn find(holder_is_global: bool) -> Option<Fast> {
@@ -58,7 +102,21 @@ fn find(holder_is_global: bool) -> Option<Fast> {
         // SAFETY: takes nothing and returns a pointer, in all versions.
         Some(unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(found) })
     };
+    let frame_offset = || {
+        let found = look_up(c"PyFrame_GetLasti")?;
+        // SAFETY: takes a frame and returns an int, since it exists.
+        Some(unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn(Object) -> i32>(found) })
+    };
+    let contexts = || {
+        Some(Contexts {
+            new: function!(c"PyContext_New" as unsafe extern "C" fn() -> Object),
+            enter: function!(c"PyContext_Enter" as unsafe extern "C" fn(Object) -> i32),
+            exit: function!(c"PyContext_Exit" as unsafe extern "C" fn(Object) -> i32),
+        })
+    };
     Some(Fast {
+        contexts: contexts(),
+        frame_offset: frame_offset(),
         cell_new: function!(c"PyCell_New" as Get),
         cell_get: function!(c"PyCell_Get" as Get),
         function_new: function!(c"PyFunction_New" as Make2),
@@ -104,6 +162,8 @@ import!(/// `parla._asyncio.bridge`.
     asyncio_bridge = "parla._asyncio", "bridge");
 import!(/// `asyncio._get_running_loop`; only once asyncio is imported.
     running_loop = "asyncio", "_get_running_loop");
+import!(/// `numbers.Number`.
+    number = "numbers", "Number");
 import!(/// `collections.abc.Iterable`.
     iterable = "collections.abc", "Iterable");
 
@@ -123,24 +183,57 @@ pub(crate) fn is_function(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(object.get_type().is(function))
 }
 
-/// The `file:line` that the current Python frame is at.
-pub(crate) fn caller_location(py: Python<'_>) -> Option<String> {
-    // SAFETY: attached; the frame is borrowed and alive while it runs.
-    let frame = unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast()) }?;
-    let file = frame.getattr("f_code").ok()?.getattr("co_filename").ok()?;
-    let line = frame.getattr("f_lineno").ok()?;
-    Some(format!("{file}:{line}"))
+/// Where the user's program called us: a code object and an offset in it; the line is worked out when somebody asks.
+pub(crate) struct Origin {
+    pub(crate) code: Option<Py<PyAny>>,
+    offset: i32,
 }
 
-/// The code object of the innermost running Python frame.
-pub(crate) fn current_code(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
-    // SAFETY: attached; PyFrame_GetCode returns a new reference and never fails.
-    unsafe {
-        let frame = ffi::PyEval_GetFrame();
-        if frame.is_null() {
-            return None;
+impl Origin {
+    /// The innermost running Python frame.
+    pub(crate) fn here(py: Python<'_>) -> Self {
+        // SAFETY: attached; the frame is borrowed and alive while it runs; PyFrame_GetCode returns a new reference and never fails.
+        unsafe {
+            let frame = ffi::PyEval_GetFrame();
+            if frame.is_null() {
+                return Self { code: None, offset: -1 };
+            }
+            let code = Bound::from_owned_ptr(py, ffi::PyFrame_GetCode(frame).cast()).unbind();
+            let offset = match fast(py).and_then(|fast| fast.frame_offset) {
+                Some(frame_offset) => frame_offset(frame.cast()),
+                None => {
+                    let frame = Bound::from_borrowed_ptr(py, frame.cast());
+                    frame.getattr("f_lasti").and_then(|lasti| lasti.extract()).unwrap_or(-1)
+                }
+            };
+            Self { code: Some(code), offset }
         }
-        Some(Bound::from_owned_ptr(py, ffi::PyFrame_GetCode(frame).cast()))
+    }
+
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self { code: self.code.as_ref().map(|code| code.clone_ref(py)), offset: self.offset }
+    }
+
+    /// `file:line`.
+    pub(crate) fn location(&self, py: Python<'_>) -> String {
+        let unknown = || "an unknown place".to_owned();
+        let Some(code) = &self.code else { return unknown() };
+        let code = code.bind(py);
+        let Ok(file) = code.getattr("co_filename") else { return unknown() };
+        match self.line(code) {
+            Ok(Some(line)) => format!("{file}:{line}"),
+            _ => file.to_string(),
+        }
+    }
+
+    fn line(&self, code: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
+        for range in code.call_method0("co_lines")?.try_iter()? {
+            let (start, end, line): (i32, i32, Option<u32>) = range?.extract()?;
+            if (start..end).contains(&self.offset) {
+                return Ok(line);
+            }
+        }
+        Ok(None)
     }
 }
 

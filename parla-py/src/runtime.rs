@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -40,6 +41,9 @@ thread_local! {
 
 /// Every open runtime, the last opened last: for threads that opened none.
 static OPEN: Mutex<Vec<Arc<Rt>>> = Mutex::new(Vec::new());
+
+/// This process is a fork of one that had an open runtime.
+static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// While it lives, this thread runs a task.
 pub(crate) struct Entered(Option<Running>);
@@ -83,7 +87,13 @@ pub(crate) fn of_this_thread() -> Option<Arc<Rt>> {
 /// The same, or the error that there is none.
 pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Rt>> {
     of_this_thread().ok_or_else(|| {
-        errors::no_runtime(py, "spawn: no runtime is open; spawn tasks inside `with Parla():` (tasks cannot be spawned after their block has ended)")
+        let text = if FORKED.load(Ordering::Relaxed) {
+            "spawn: no runtime is open in this process: it is a fork of one that had a runtime, whose threads do not exist here; \
+             open a new `with Parla():`"
+        } else {
+            "spawn: no runtime is open; spawn tasks inside `with Parla():` (tasks cannot be spawned after their block has ended)"
+        };
+        errors::no_runtime(py, text)
     })
 }
 
@@ -216,7 +226,7 @@ fn check_not_forked(rt: &Rt) -> PyResult<()> {
 
 /// The task's name and place of spawn, wherever it is in its life.
 fn describe(py: Python<'_>, rt: &Rt, id: TaskId, with_place: bool) -> String {
-    let task = rt.with_body(id, |body| body.0.clone_ref(py)).or_else(|| rt.executor().blocked(py, id).map(|(task, _)| task));
+    let task = rt.with_body(id, |body| body.0.clone_ref(py)).or_else(|| rt.executor().running(py, id));
     match task {
         Some(task) if with_place => task.get().describe(py),
         Some(task) => task.get().label(py),
@@ -288,6 +298,14 @@ fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> PyErr {
     errors::deadlock_error(py, text)
 }
 
+/// Failed tasks nobody looked at, a deadlock error, and what a signal handler raised.
+type Finished<'py> = (Bound<'py, PyList>, Option<PyErr>, Option<PyErr>);
+
+/// How long the exit of the interpreter waits for running bodies, ...
+const EXIT_GRACE: f64 = 5.0;
+/// ... and then for those that an exception is thrown into.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
 /// The native half of `parla.Parla`: one open runtime.
 #[pyclass(frozen, module = "parla._native")]
 pub(crate) struct Runtime {
@@ -297,14 +315,14 @@ pub(crate) struct Runtime {
 
 #[pymethods]
 impl Runtime {
-    /// Starts the workers.
+    /// Starts the workers. With several CPU devices, `memory` (bytes) is that of all of them, and each has its own worker.
     #[new]
-    #[pyo3(signature = (workers, memory, *, trace = false))]
-    fn new(py: Python<'_>, workers: usize, memory: u64, trace: bool) -> PyResult<Self> {
+    #[pyo3(signature = (workers, memory, *, devices = 1, trace = false))]
+    fn new(py: Python<'_>, workers: usize, memory: u64, devices: u32, trace: bool) -> PyResult<Self> {
         gil::init(py);
         let options = Options {
             workers,
-            capacity: Claim { vcus: Vcus::WHOLE, memory },
+            capacity: Claim { vcus: Vcus(Vcus::WHOLE.0.saturating_mul(devices)), memory },
             trace,
             name: "parla".to_owned(),
             bind: Vec::new(),
@@ -320,34 +338,37 @@ impl Runtime {
         OPEN.lock().push(Arc::clone(&self.rt));
     }
 
-    /// Waits until nothing is pending; `cancel`: after cancelling what has not started.
+    /// Waits until nothing is pending; `cancel`: after cancelling what has not started; `timeout`: after so many seconds
+    /// running bodies are abandoned.
     ///
     /// Returns (failed tasks nobody looked at, deadlock error or None, what a signal handler raised or None).
-    fn finish<'py>(&self, py: Python<'py>, cancel: bool) -> PyResult<(Bound<'py, PyList>, Option<PyErr>, Option<PyErr>)> {
+    #[pyo3(signature = (cancel, timeout = None))]
+    fn finish<'py>(&self, py: Python<'py>, cancel: bool, timeout: Option<f64>) -> PyResult<Finished<'py>> {
         if check_not_forked(&self.rt).is_err() {
             return Ok((PyList::empty(py), None, None)); // the child of a fork leaves the block: the tasks are the parent's
         }
         let rt = &self.rt;
+        let timeout = timeout.map(Duration::from_secs_f64);
         let mut stalled = None;
         let mut interrupt = None;
         if cancel {
             py.detach(|| rt.cancel_unstarted());
         }
         loop {
-            match wait_detached(py, |tick| rt.wait_idle(None, tick)) {
+            match wait_detached(py, |tick| rt.wait_idle(timeout, tick)) {
                 Ok(Waited::Stalled(diagnosis)) => {
                     stalled = stalled.or_else(|| Some(deadlock(py, rt, &diagnosis)));
-                    py.detach(|| {
-                        for blocked in &diagnosis.blocked {
-                            rt.cancel(blocked.id);
-                        }
-                    });
+                    py.detach(|| rt.cancel_stranded());
                 }
                 Ok(Waited::Ended) => {
                     rt.close();
                     if rt.n_pending() == 0 {
                         break;
                     }
+                }
+                Ok(Waited::TimedOut) => {
+                    self.abandon(py);
+                    break;
                 }
                 Ok(_) => {
                     stalled = Some(errors::parla_error(py, "a worker thread of the runtime has died; this is a fault of the runtime"));
@@ -381,12 +402,22 @@ impl Runtime {
     }
 
     /// Leaves running bodies to themselves, with a `TaskCancelled` raised in each as soon as it runs Python code.
+    ///
+    /// What is blocked outside of Python does not notice, and ends with the process.
     fn abandon(&self, py: Python<'_>) {
         py.detach(|| self.rt.abandon());
         let cancelled = errors::task_cancelled(py, "").get_type(py);
-        for ident in self.rt.executor().running_threads() {
-            // SAFETY: attached; an ident that no longer runs Python is ignored.
-            unsafe { ffi::PyThreadState_SetAsyncExc(ident.cast_signed(), cancelled.as_ptr()) };
+        let begun = now();
+        loop {
+            let running = self.rt.executor().running_threads();
+            if running.is_empty() || begun.elapsed() > LAST_WORDS {
+                return;
+            }
+            for ident in running {
+                // SAFETY: attached; an ident that no longer runs Python is ignored.
+                unsafe { ffi::PyThreadState_SetAsyncExc(ident.cast_signed(), cancelled.as_ptr()) };
+            }
+            py.detach(|| std::thread::sleep(LAST_WORDS / 20));
         }
     }
 
@@ -398,7 +429,6 @@ impl Runtime {
 
     /// Counts since the start, as `parla.Parla.stats` documents them.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        use std::sync::atomic::Ordering;
         let stats = self.rt.stats();
         let failed = self.rt.executor().n_failed.load(Ordering::Relaxed);
         let cancelled = self.rt.executor().n_cancelled.load(Ordering::Relaxed);
@@ -492,7 +522,7 @@ pub(crate) fn set_finish_scope(scope: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
     with_running(|task, _| std::mem::replace(&mut task.get().core.lock().finish_scope, scope)).flatten()
 }
 
-/// At the interpreter's exit: cancels what has not started, waits for running bodies, joins all workers.
+/// At the interpreter's exit: cancels what has not started, waits some seconds for running bodies, joins the workers.
 #[pyfunction]
 pub(crate) fn stop_all(py: Python<'_>) {
     loop {
@@ -501,11 +531,13 @@ pub(crate) fn stop_all(py: Python<'_>) {
             continue;
         }
         let runtime = Runtime { rt, memory: 0 };
-        let finished = runtime.finish(py, true);
+        let finished = runtime.finish(py, true, Some(EXIT_GRACE));
         if let Ok((_, _, Some(interrupt))) = &finished {
             interrupt.clone_ref(py).write_unraisable(py, None);
         }
-        runtime.close(py);
+        if runtime.rt.n_pending() == 0 {
+            runtime.close(py);
+        }
     }
 }
 
@@ -515,6 +547,7 @@ pub(crate) fn forget_all() {
     OPENED.with_borrow_mut(|opened| std::mem::take(opened).into_iter().for_each(std::mem::forget));
     // The lock may have been held by a thread that does not exist here.
     if let Some(mut open) = OPEN.try_lock() {
+        FORKED.store(!open.is_empty(), Ordering::Relaxed);
         std::mem::take(&mut *open).into_iter().for_each(std::mem::forget);
     }
     RUNNING.set(None);

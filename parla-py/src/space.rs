@@ -192,6 +192,17 @@ impl Space {
             if let Ok(index) = index.extract() {
                 return Ok(Key::Int(index));
             }
+            if index.lt(0)? {
+                return Ok(Key::Int(-1)); // as far below the range as any
+            }
+        } else if object.is_instance(python::number(py)?)? {
+            // Equal keys are one key, as in a dict: 1.0 is 1.
+            let whole = py.import(intern!(py, "builtins"))?.call_method1(intern!(py, "int"), (object,));
+            if let Ok(whole) = whole {
+                if whole.eq(object)? {
+                    return self.intern(&whole);
+                }
+            }
         }
         if let Ok(text) = object.extract::<String>() {
             return Ok(Key::Str(text.into()));
@@ -396,6 +407,54 @@ struct HashKey<'a>(&'a Key);
 impl Hash for HashKey<'_> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.0.hash(state);
+    }
+}
+
+/// What a task depends on, as its user named it, in little room and without an object that the garbage collector must look at.
+pub(crate) enum Dependency {
+    Task(Py<Task>),
+    Id(Py<Space>, Key),
+}
+
+impl Dependency {
+    /// Of a `Task` or `TaskID`.
+    pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        if let Ok(id) = object.cast::<TaskID>() {
+            let id = id.get();
+            return Ok(Self::Id(id.space.clone_ref(py), id.key.clone()));
+        }
+        Ok(Self::Task(object.cast::<Task>()?.clone().unbind()))
+    }
+
+    /// The object that the user named.
+    pub(crate) fn to_python(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self {
+            Self::Task(task) => Ok(task.clone_ref(py).into_any()),
+            Self::Id(space, key) => Ok(Py::new(py, TaskID { space: space.clone_ref(py), key: key.clone() })?.into_any()),
+        }
+    }
+
+    /// The task, if it is spawned.
+    pub(crate) fn task(&self, py: Python<'_>) -> Option<Py<Task>> {
+        match self {
+            Self::Task(task) => Some(task.clone_ref(py)),
+            Self::Id(space, key) => space.get().task(py, key),
+        }
+    }
+
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Task(task) => Self::Task(task.clone_ref(py)),
+            Self::Id(space, key) => Self::Id(space.clone_ref(py), key.clone()),
+        }
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Task(task) => visit.call(task),
+            Self::Id(space, _) => visit.call(space),
+        }
     }
 }
 

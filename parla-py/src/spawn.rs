@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::body::Body;
 use crate::executor::PyBody;
 use crate::runtime::{self, Rt};
-use crate::space::{Resolved, Space, TaskID, not_a_task, resolve_any};
+use crate::space::{Dependency, Resolved, Space, TaskID, not_a_task, resolve_any};
 use crate::task::{Core, Outcome, Place, Task};
 use crate::{errors, gil, python};
 
@@ -152,15 +152,16 @@ impl Spawner {
         let core = Core {
             work: Some(body.work),
             is_coroutine: body.is_coroutine,
-            globals: body.globals,
             outcome: Outcome::Pending,
             dependencies: edges.objects.into_vec().into(),
             retries: self.retries,
-            code: body.code,
-            name: self.name.as_ref().map(|name| name.clone_ref(py)).or(body.name),
+            again: None,
+            context: None,
+            name: self.name.as_ref().map_or(body.name, |name| name.clone_ref(py)),
+            origin: python::Origin::here(py),
             finish_scope: None,
         };
-        let task = Py::new(py, Task::new(Arc::clone(rt), core, place, self.placement.object.clone_ref(py)))?;
+        let task = Task::pending(py, Task::new(Arc::clone(rt), core, place, self.placement.object.clone_ref(py)))?;
         let attrs = Attrs { priority: self.priority, worker: self.placement.worker, claim: self.placement.claim };
         let request = parla_sched::Task { declared, dependencies: &edges.ids, attrs };
         let make_body = |id| {
@@ -187,7 +188,7 @@ impl Spawner {
 #[derive(Default)]
 struct Edges {
     ids: SmallVec<[TaskId; 4]>,
-    objects: SmallVec<[Py<PyAny>; 4]>,
+    objects: SmallVec<[Dependency; 4]>,
     /// For many: which are there already.
     seen: rustc_hash::FxHashSet<TaskId>,
 }
@@ -216,7 +217,7 @@ impl Edges {
     fn add_item(&mut self, object: &Bound<'_, PyAny>, rt: &Arc<Rt>, depth: u32) -> PyResult<()> {
         if let Some(resolved) = resolve_any(object, rt)? {
             if let Resolved::Edge(id) = resolved {
-                self.push(id, object);
+                self.push(id, object)?;
             }
             return Ok(());
         }
@@ -242,7 +243,7 @@ impl Edges {
         Ok(())
     }
 
-    fn push(&mut self, id: TaskId, object: &Bound<'_, PyAny>) {
+    fn push(&mut self, id: TaskId, object: &Bound<'_, PyAny>) -> PyResult<()> {
         const FEW: usize = 16;
         let known = if self.ids.len() < FEW {
             self.ids.contains(&id)
@@ -254,8 +255,9 @@ impl Edges {
         };
         if !known {
             self.ids.push(id);
-            self.objects.push(object.clone().unbind());
+            self.objects.push(Dependency::of(object)?);
         }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use parla_core::TaskId;
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyBaseException, PyTimeoutError, PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
@@ -17,7 +18,8 @@ use crate::body::Work;
 use crate::errors;
 use crate::key::Key;
 use crate::runtime::{self, Rt};
-use crate::space::{Resolved, Space, TaskID};
+use crate::python::Origin;
+use crate::space::{Dependency, Resolved, Space, TaskID};
 
 /// A spawned task.
 ///
@@ -46,16 +48,17 @@ pub(crate) struct Core {
     /// What to run next; `None` while it runs and afterwards.
     pub(crate) work: Option<Work>,
     pub(crate) is_coroutine: bool,
-    /// `CapturedGlobals` of a body written at module level.
-    pub(crate) globals: Option<Py<PyAny>>,
     pub(crate) outcome: Outcome,
     /// The user's handles on what it depends on; dropped when it ends.
-    pub(crate) dependencies: Box<[Py<PyAny>]>,
+    pub(crate) dependencies: Box<[Dependency]>,
     pub(crate) retries: u32,
-    /// The body's code object, or where it was spawned as text.
-    pub(crate) code: Option<Py<PyAny>>,
-    pub(crate) name: Option<Py<PyString>>,
-    /// What the user attached: `data=`, `tags=`.
+    /// The body as it was spawned, for the next try.
+    pub(crate) again: Option<Work>,
+    /// The values of context variables, of a body that has begun and not ended.
+    pub(crate) context: Option<Py<PyAny>>,
+    pub(crate) name: Py<PyString>,
+    pub(crate) origin: Origin,
+    /// Collects what this task spawns inside `async with finish():`.
     pub(crate) finish_scope: Option<Py<PyAny>>,
 }
 
@@ -91,24 +94,17 @@ impl Task {
     /// The task's name and its place in a space, for messages: `T_0 (potrf)`.
     pub(crate) fn label(&self, py: Python<'_>) -> String {
         let name = self.name(py);
+        let name = name.bind(py).to_string_lossy();
         match &self.place {
             Some(place) => format!("{}_{} ({name})", place.space_name, place.key),
-            None => name,
+            None => name.into_owned(),
         }
     }
 
     /// `file:line` of the spawn.
     pub(crate) fn location(&self, py: Python<'_>) -> String {
-        let code = self.core.lock().code.as_ref().map(|code| code.clone_ref(py));
-        let Some(code) = code else { return "an unknown place".to_owned() };
-        let code = code.bind(py);
-        if let Ok(text) = code.cast::<PyString>() {
-            return text.to_string();
-        }
-        match (code.getattr("co_filename"), code.getattr("co_firstlineno")) {
-            (Ok(file), Ok(line)) => format!("{file}:{line}"),
-            _ => "an unknown place".to_owned(),
-        }
+        let origin = self.core.lock().origin.clone_ref(py);
+        origin.location(py)
     }
 
     /// Name and place of spawn, for messages.
@@ -132,16 +128,27 @@ impl Task {
         !self.core.lock().outcome.is_pending()
     }
 
+    /// Makes a new task, unknown to the garbage collector while it is pending: the runtime holds it until it ends, so it is no
+    /// garbage, and a million pending tasks would make every full collection long.
+    pub(crate) fn pending(py: Python<'_>, task: Self) -> PyResult<Py<Self>> {
+        let task = Py::new(py, task)?;
+        // SAFETY: attached; a live object of a type that takes part in garbage collection. Untracking twice (here and when it is freed) is allowed.
+        unsafe { ffi::PyObject_GC_UnTrack(task.as_ptr().cast()) };
+        Ok(task)
+    }
+
     /// Ends the task; whatever it held is dropped outside the lock.
-    pub(crate) fn end(&self, outcome: Outcome) {
-        let mut core = self.core.lock();
+    pub(crate) fn end(slf: &Bound<'_, Self>, outcome: Outcome) {
+        // SAFETY: as in `pending`; the fields may be visited from here on (the lock is not held). A task ends once, so it is not tracked yet.
+        unsafe { ffi::PyObject_GC_Track(slf.as_ptr().cast()) };
+        let mut core = slf.get().core.lock();
         let work = core.work.take();
         let dependencies = std::mem::take(&mut core.dependencies);
-        let globals = core.globals.take();
+        let again = (core.again.take(), core.context.take());
         let scope = core.finish_scope.take();
         core.outcome = outcome;
         drop(core);
-        drop((work, dependencies, globals, scope));
+        drop((work, dependencies, again, scope));
     }
 
     /// The value, or the exception raised: for `await` and `result`. The task must have ended.
@@ -170,7 +177,7 @@ impl Task {
             Outcome::Cancelled(cause) => cause.as_ref().map(|cause| cause.clone_ref(py)),
         };
         let error = match cause {
-            None => errors::task_cancelled(py, format!("{} was cancelled before it could run", this.describe(py))),
+            None => errors::task_cancelled(py, format!("{} was cancelled", this.describe(py))),
             Some(cause) => {
                 let cause = cause.bind(py);
                 let why = match cause.get().core.lock().outcome {
@@ -230,16 +237,8 @@ pub(crate) fn parse_timeout(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Opti
 impl Task {
     /// The function's name, unless ``name=`` was given to ``spawn``.
     #[getter]
-    pub(crate) fn name(&self, py: Python<'_>) -> String {
-        let (name, code) = {
-            let core = self.core.lock();
-            (core.name.as_ref().map(|n| n.clone_ref(py)), core.code.as_ref().map(|c| c.clone_ref(py)))
-        };
-        if let Some(name) = name {
-            return name.bind(py).to_string();
-        }
-        let name = code.and_then(|code| code.bind(py).getattr("co_name").ok());
-        name.map_or_else(|| "task".to_owned(), |name| name.to_string())
+    pub(crate) fn name(&self, py: Python<'_>) -> Py<PyString> {
+        self.core.lock().name.clone_ref(py)
     }
 
     /// The id it was spawned under, or None for a task without one.
@@ -274,7 +273,7 @@ impl Task {
     #[getter]
     fn dependencies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let dependencies: Vec<_> = self.core.lock().dependencies.iter().map(|d| d.clone_ref(py)).collect();
-        PyTuple::new(py, dependencies)
+        PyTuple::new(py, dependencies.iter().map(|d| d.to_python(py)).collect::<PyResult<Vec<_>>>()?)
     }
 
     /// Where it may run (internal).
@@ -353,11 +352,13 @@ impl Task {
         if let Some(work) = &core.work {
             work.traverse(&visit)?;
         }
-        visit.call(&core.globals)?;
-        visit.call(&core.code)?;
-        visit.call(&core.name)?;
+        if let Some(again) = &core.again {
+            again.traverse(&visit)?;
+        }
+        visit.call(&core.context)?;
+        visit.call(&core.origin.code)?;
         visit.call(&core.finish_scope)?;
-        core.dependencies.iter().try_for_each(|d| visit.call(d))?;
+        core.dependencies.iter().try_for_each(|d| d.traverse(&visit))?;
         match &core.outcome {
             Outcome::Pending | Outcome::Cancelled(None) => Ok(()),
             Outcome::Value(value) => visit.call(value),
@@ -368,7 +369,7 @@ impl Task {
 
     fn __clear__(&self) {
         let mut core = self.core.lock();
-        let garbage = (core.work.take(), std::mem::take(&mut core.outcome), std::mem::take(&mut core.dependencies), core.globals.take());
+        let garbage = (core.work.take(), std::mem::take(&mut core.outcome), std::mem::take(&mut core.dependencies));
         drop(core);
         drop(garbage);
     }

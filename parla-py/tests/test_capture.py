@@ -255,26 +255,6 @@ def test_nested_code_sees_the_same_names():
     assert result == ([1, 1], 1, 1, (1, 2), 1)
 
 
-def test_global_statements_reach_the_module_when_written_back():
-    globals_ = {"a": 1, "total": 10, "__name__": "m"}
-    source = """
-        def body():
-            global total, fresh
-            total += a
-            fresh = total
-            return total
-    """
-    result, namespace = run_with(source, ("a",), globals_)
-    assert result == 11
-    namespace.write_back()
-    assert (globals_["total"], globals_["fresh"], globals_["a"]) == (11, 11, 1)
-    assert set(globals_) == {"a", "total", "fresh", "__name__"}
-    globals_["total"] = 100
-    assert namespace["total"] == 100
-    namespace.write_back()
-    assert globals_["total"] == 100
-
-
 def test_a_modules_own_builtins_are_used():
     result, _ = run_with("def body(): return len(a)", ("a",), {"a": [1], "__builtins__": {"len": lambda x: "mine"}})
     assert result == "mine"

@@ -209,12 +209,33 @@ def test_module_level_global_statement_writes_the_module():
         with Parla(workers=1):
             for i in range(4):
                 @spawn()
-                def body():
+                def body(i=i):
                     global total
                     total += i
         print(total)
     """
     assert run_py(source).stdout == "6\n"
+
+
+def test_module_level_captured_and_global_names_together_are_refused():
+    """What a body assigns to globals is the module's at once, so it cannot run in a namespace of its own."""
+    source = """
+        from parla import Parla, SpawnError, spawn
+        total = 0
+        with Parla(workers=1):
+            for i in range(4):
+                try:
+                    @spawn()
+                    def body():
+                        global total
+                        total += i
+                except SpawnError as error:
+                    print(error)
+    """
+    lines = run_py(source).stdout.splitlines()
+    assert len(lines) == 4
+    for part in ("'body'", "'i'", "'total'", "i=i"):
+        assert part in lines[0]
 
 
 def test_module_level_names_bound_once_stay_by_reference():

@@ -127,6 +127,14 @@ impl<E: Executor> Runtime<E> {
         self.shared.settle_foreign(completed);
     }
 
+    /// Cancels everything that is not running, suspended tasks too, all before any of them could react: to break up a stall.
+    pub fn cancel_stranded(&self) {
+        let _actor = self.shared.act();
+        let mut completed = Completed::default();
+        self.shared.graph.cancel_stranded(&mut completed);
+        self.shared.settle_foreign(completed);
+    }
+
     /// Where a task is in its life.
     #[must_use]
     pub fn state(&self, id: TaskId) -> TaskState {

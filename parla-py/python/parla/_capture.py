@@ -5,19 +5,21 @@ finds them as globals, so that all tasks spawned by a loop would see the loop va
 reads from the bytecode which globals of a body the code around its spawn binds more than once; `CapturedGlobals` is
 the namespace in which such a body runs: those names by value, all others still the module's own.
 
-What stays by reference: names the spawning code binds once (modules, functions, constants, arrays), whatever functions
-called by the body read, and names that the body itself declares ``global``. When such a body also captures names, what
-it assigns to its ``global`` names reaches the module when it ends or awaits, not before: tasks that update one global
-together, even under a lock, should be spawned in a function, where captured names are closure cells.
+What stays by reference: names the spawning code binds once (modules, functions, constants, arrays), and whatever
+functions called by the body read. A body cannot do both, capture names and assign to names it declares ``global``: the
+namespace it runs in is its own. That is an error at spawn, which says how to write it instead.
 """
 
 from __future__ import annotations
 
 import dis
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from types import CodeType
 from typing import Any
+
+from parla.errors import SpawnError
 
 __all__ = ["CapturedGlobals", "rebound_globals"]
 
@@ -47,16 +49,30 @@ def rebound_globals(spawning_code: CodeType, body_code: CodeType) -> tuple[str, 
     These are the names that the body, or a function or class inside it, reads as globals and does not itself declare
     ``global``, and that the spawning code binds at two or more places or at one inside a loop. Bindings by ``def``,
     ``class`` and ``import`` don't count; ``del`` does.
+
+    Raises:
+        SpawnError: the body also assigns to global names.
     """
     read, written, imports_relatively = _global_uses(body_code)
     names = (read - written) & _rebound(spawning_code)
     if not names:
         return ()
+    if written:
+        raise SpawnError(
+            f"the body '{body_code.co_name}' is written at module level, reads {_quoted(names)}, which the code around it "
+            f"binds again and again, and assigns to {_quoted(written)}, declared global: Parla cannot give it the first by "
+            f"value and the second by reference. Take the first as defaults (`def {body_code.co_name}"
+            f"({', '.join(f'{n}={n}' for n in sorted(names))})`), or spawn inside a function"
+        )
     # A class body inside looks its globals up in the namespace directly, so what it reads has to be there.
     names |= _class_body_reads(body_code) - written - _OWN
     if imports_relatively:
         names |= set(_IMPORT_CONTEXT)
     return tuple(sorted(names))
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return " and ".join(f"'{name}'" for name in sorted(names))
 
 
 @lru_cache(maxsize=512)
@@ -160,18 +176,16 @@ class CapturedGlobals(dict[str, Any]):
     CPython asks `__missing__` of a namespace that is a subclass of dict, for a function's reads of globals.
     """
 
-    __slots__ = ("_names", "module_globals")
+    __slots__ = ("module_globals",)
 
     module_globals: dict[str, Any]
     """The namespace of the module that the body was written in."""
-    _names: tuple[str, ...]
 
     @classmethod
     def make(cls, names: tuple[str, ...], module_globals: dict[str, Any]) -> CapturedGlobals:
         """Copy the current values of `names`; those not yet bound stay by reference."""
         captured = cls()
         captured.module_globals = module_globals
-        captured._names = names
         for name in names:
             value = module_globals.get(name, _ABSENT)
             if value is not _ABSENT:
@@ -180,11 +194,6 @@ class CapturedGlobals(dict[str, Any]):
         captured["__name__"] = module_globals.get("__name__")
         captured["__builtins__"] = module_globals.get("__builtins__", __builtins__)
         return captured
-
-    def write_back(self) -> None:
-        """Move what the body bound with ``global`` into the module."""
-        for name in [name for name in self if name not in self._names and name not in _OWN]:
-            self.module_globals[name] = self.pop(name)
 
     def __missing__(self, name: str) -> Any:
         value = self.module_globals.get(name, _ABSENT)

@@ -305,7 +305,8 @@ def _check_capacity(device: Device, vcus: int, memory: int) -> None:
     """Refuse what the device can't give even when it is idle."""
     name, resources = device.architecture.name, device.resources
     if vcus > MILLI_VCUS:
-        raise _Unsatisfiable(f"it needs vcus={vcus / MILLI_VCUS:g}, one {name} device has 1")
+        wanted = f"{vcus / MILLI_VCUS:g}" if vcus < 2**60 else "a huge number"
+        raise _Unsatisfiable(f"it needs vcus={wanted}, one {name} device has 1")
     if memory > resources["memory"]:
         raise _Unsatisfiable(f"it needs {format_bytes(memory)}, largest {name} has {format_bytes(resources['memory'])}")
 

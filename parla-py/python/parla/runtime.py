@@ -15,7 +15,8 @@ from parla import _native, device, trace as _trace
 from parla._native import Task, TaskID
 from parla import cpu as _cpu
 from parla.device import Architecture, Device
-from parla.errors import DeadlockError, ParlaError, SchedulerException
+from parla.devices import check_environment
+from parla.errors import DeadlockError, ParlaError, PolicyError, SchedulerException
 
 __all__ = ["Parla"]
 
@@ -27,7 +28,9 @@ class _ClassAsRuntime(type):
     """Lets ``with Parla:`` use the class itself, as the first version's documentation writes it."""
 
     def __enter__(cls) -> Parla:
-        return _opened_by_class().append(cls()) or _opened_by_class()[-1].__enter__()
+        opened = _opened_by_class()
+        opened.append(cls())
+        return opened[-1].__enter__()
 
     def __exit__(
         cls, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -65,7 +68,7 @@ class Parla(metaclass=_ClassAsRuntime):
         sig_type: the signal that interrupts the block as Ctrl-C does.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be used, named in the message.
+        TypeError, ValueError, PolicyError: an argument that cannot be used, named in the message.
     """
 
     def __init__(
@@ -92,8 +95,9 @@ class Parla(metaclass=_ClassAsRuntime):
         if not isinstance(policy, str):
             raise TypeError(f"policy: expected a name, not {type(policy).__name__}")
         if policy != "locality":
-            raise ValueError(f"policy: {policy!r} is not known; this version has 'locality' only")
+            raise PolicyError(f"policy: {policy!r} is not known; this version has 'locality' only")
         _check_devices(devices)
+        check_environment()
         self._check = bool(check)
         self._trace_path, self._tracing = _trace_option(trace)
         try:
@@ -119,7 +123,9 @@ class Parla(metaclass=_ClassAsRuntime):
         if self._trace_path is not None:
             _trace.check_writable(self._trace_path)
         workers = self._workers or _cpu.default_workers()
-        self._native = _native.Runtime(workers, _cpu.memory_capacity(), trace=self._tracing)
+        self._native = _native.Runtime(
+            workers, _cpu.memory_capacity(), devices=len(_cpu.cpu.devices), trace=self._tracing
+        )
         self._native.open()
         self._open = True
         self._handler = _raise_on(self._signal)
