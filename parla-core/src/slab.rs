@@ -5,31 +5,32 @@
 use std::sync::OnceLock;
 
 /// Slots per chunk.
-const CHUNK: usize = 1 << CHUNK_BITS;
-const CHUNK_BITS: u32 = 10;
+pub(crate) const CHUNK: usize = 1 << CHUNK_BITS;
+const CHUNK_BITS: u32 = if cfg!(loom) { 2 } else { 10 };
 /// Chunks per directory page.
 const PAGE: usize = 1 << PAGE_BITS;
 const PAGE_BITS: u32 = 11;
-/// Directory pages; together 2^31 slots.
-const PAGES: usize = 1 << (31 - CHUNK_BITS - PAGE_BITS);
+/// Directory pages; together 2^31 slots, or somewhat less for loom.
+const PAGES: usize = 1 << if cfg!(loom) { 4 } else { 31 - CHUNK_BITS - PAGE_BITS };
 
-type Chunk<T> = OnceLock<Box<[T]>>;
+type Chunk<T> = OnceLock<Box<[T; CHUNK]>>;
+type Page<T> = OnceLock<Box<[Chunk<T>; PAGE]>>;
 
 /// A growing array of `T` that can be read from every thread while it grows.
 pub(crate) struct Slab<T> {
-    pages: Box<[OnceLock<Box<[Chunk<T>]>>]>,
+    pages: Box<[Page<T>; PAGES]>,
 }
 
 impl<T: Default> Slab<T> {
     pub(crate) fn new() -> Self {
-        Self { pages: (0..PAGES).map(|_| OnceLock::new()).collect() }
+        Self { pages: boxed_array(OnceLock::new) }
     }
 
     /// The slot at `index`, if its chunk has been made.
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
         let index = index as usize;
-        let page = self.pages.get(index >> (CHUNK_BITS + PAGE_BITS))?.get()?;
+        let page = self.pages[(index >> (CHUNK_BITS + PAGE_BITS)) % PAGES].get()?;
         let chunk = page[(index >> CHUNK_BITS) % PAGE].get()?;
         Some(&chunk[index % CHUNK])
     }
@@ -41,8 +42,8 @@ impl<T: Default> Slab<T> {
     pub(crate) fn ensure(&self, index: u32) {
         let index = index as usize;
         let page = self.pages.get(index >> (CHUNK_BITS + PAGE_BITS)).expect("fewer than 2^31 tasks are alive at once");
-        let page = page.get_or_init(|| (0..PAGE).map(|_| OnceLock::new()).collect());
-        page[(index >> CHUNK_BITS) % PAGE].get_or_init(|| (0..CHUNK).map(|_| T::default()).collect());
+        let page = page.get_or_init(|| boxed_array(OnceLock::new));
+        page[(index >> CHUNK_BITS) % PAGE].get_or_init(|| boxed_array(T::default));
     }
 
     /// Every slot that exists, with its index.
@@ -58,7 +59,13 @@ impl<T: Default> Slab<T> {
     }
 }
 
-#[cfg(test)]
+/// An array that never lies on the stack.
+fn boxed_array<T, const N: usize>(make: impl Fn() -> T) -> Box<[T; N]> {
+    let items: Box<[T]> = (0..N).map(|_| make()).collect();
+    items.try_into().unwrap_or_else(|_| unreachable!("N items were made"))
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
