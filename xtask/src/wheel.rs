@@ -18,13 +18,15 @@ from parla import Parla, TaskSpace, spawn
 
 with Parla():
     T = TaskSpace("T")
+    squares = []
     for i in range(4):
         @spawn(T[i])
         def square():
             return i * i
+        squares.append(square)
     @spawn(T[4], dependencies=[T[0:4]])
     def total():
-        return sum(T[i].result() for i in range(4))
+        return sum(task.result() for task in squares)
     assert total.result() == 14, total.result()
 with open("/proc/self/maps") as maps:
     foreign = {line.split()[-1] for line in maps if "libhwloc" in line and "parla_runtime.libs" not in line}
