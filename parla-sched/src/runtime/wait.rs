@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use parla_core::{Diagnosis, TaskId};
+use parla_core::{Diagnosis, TaskId, TraceEvent};
 use rustc_hash::FxBuildHasher;
 
 use super::shared::Shared;
@@ -167,9 +167,11 @@ impl<E: Executor> Cx<'_, E> {
             return waited;
         }
         let claim = self.granted();
+        self.trace_wait(TraceEvent::Suspended, &[id]);
         shared.release(&claim);
         let waited = shared.wait(Target::Task(id), timeout, tick);
         shared.reclaim(&claim);
+        self.trace_wait(TraceEvent::Resumed, &[]);
         waited
     }
 }

@@ -60,6 +60,8 @@ pub struct Cx<'a, E: Executor> {
     shared: &'a Arc<Shared<E>>,
     /// `None` after the body blocked and the seat passed on. Not borrowed while code of the executor or the user runs.
     seat: RefCell<Option<Seat>>,
+    /// The task that runs; `None` before the first.
+    running: Cell<Option<TaskId>>,
     /// What the body that runs holds.
     granted: Cell<Claim>,
     completed: RefCell<Completed<E::Body>>,
@@ -68,7 +70,7 @@ pub struct Cx<'a, E: Executor> {
 pub(super) fn main<E: Executor>(shared: &Arc<Shared<E>>) {
     let on_panic = BreakOnPanic(shared);
     let mut thread = shared.executor.enter();
-    let cx = Cx { shared, seat: RefCell::new(None), granted: Cell::default(), completed: RefCell::default() };
+    let cx = Cx { shared, seat: RefCell::new(None), running: Cell::default(), granted: Cell::default(), completed: RefCell::default() };
     let mut fresh = true;
     while let Some(seat) = shared.threads.wait_for_seat(fresh) {
         fresh = false;
@@ -158,6 +160,13 @@ impl<'a, E: Executor> Cx<'a, E> {
     }
 
     /// What the running body holds.
+    /// Records that the running body blocks (`on` another task) or goes on.
+    pub(super) fn trace_wait(&self, event: TraceEvent, on: &[TaskId]) {
+        if let (Some(trace), Some(id)) = (&self.shared.trace, self.running.get()) {
+            trace.push(id, event, self.worker(), on.to_vec(), 0);
+        }
+    }
+
     pub(super) fn granted(&self) -> Claim {
         self.granted.get()
     }
@@ -204,6 +213,7 @@ impl<'a, E: Executor> Cx<'a, E> {
             shared.release(&granted);
             return; // cancelled meanwhile
         };
+        self.running.set(Some(id));
         self.granted.set(granted);
         shared.record(id, if resumed { TraceEvent::Resumed } else { TraceEvent::Running }, worker);
         let step = shared.executor.run(thread, self, id, body);
