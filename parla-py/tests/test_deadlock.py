@@ -132,7 +132,10 @@ def test_no_false_alarm_while_a_body_runs_for_long(traced_parla, workers):
     assert waiting.result() == "ran"
 
 
-def test_no_false_alarm_while_another_thread_may_still_spawn(workers):
+@pytest.mark.parametrize("limit", [None, LIMIT])
+@pytest.mark.parametrize("where", ["wait", "exit"])
+def test_no_false_alarm_while_another_thread_may_still_spawn(workers, where, limit):
+    """A thread that the block started counts, though the runtime has not heard of it yet."""
     space, go = TaskSpace("T"), threading.Event()
 
     def foreign():
@@ -145,8 +148,10 @@ def test_no_false_alarm_while_another_thread_may_still_spawn(workers):
         thread.start()
         task = spawn(dependencies=[space[0]])(lambda: "ran")
         go.set()
-        assert task.result(LIMIT) == "ran"
-        thread.join()
+        if where == "wait":
+            assert task.result(limit) == "ran"
+    thread.join()
+    assert task.result() == "ran"
 
 
 def test_no_false_alarm_while_the_block_is_still_running(workers):
