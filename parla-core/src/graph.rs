@@ -31,7 +31,7 @@ use word::{MAX_OPEN, Phase, SPECIAL, STARTED, WATCHED, Word};
 
 use crate::ids::GENERATION_MASK;
 use crate::slab::{CHUNK, Slab};
-use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU32, Mutex, Ordering, ShortMutexGuard};
 use crate::{Claim, TaskId, TaskState};
 
 /// What the scheduler must know of a task when it becomes ready.
@@ -172,7 +172,7 @@ impl<B> TaskGraph<B> {
     ///
     /// `declared` is the id it was [`declare`](Self::declare)d under, if it was. The order of spawning does not matter:
     /// dependencies may be declared only. Naming one twice counts once more and is let go once more.
-    /// `body` is told the id before anyone can run the task; it is called under the task's lock and must not block.
+    /// `body` is told the id before anyone can run the task; it may be called under the task's lock and must not block.
     ///
     /// # Panics
     /// When a task has 2^25 dependencies.
@@ -189,7 +189,8 @@ impl<B> TaskGraph<B> {
             None => {
                 let (index, slot) = self.allocate(cache);
                 let id = TaskId::new(index, slot.word().generation());
-                Self::fill(slot, &mut slot.node.lock(), body(id), attrs, open);
+                let body = body(id);
+                Self::fill(slot, &mut slot.node.lock(), body, attrs, open);
                 id
             }
             Some(id) => match self.lock(id) {
@@ -391,7 +392,7 @@ impl<B> TaskGraph<B> {
 
     /// The task's slot, locked, unless it has passed on to another task.
     #[inline]
-    fn lock(&self, id: TaskId) -> Option<(&Slot<B>, MutexGuard<'_, Node<B>>)> {
+    fn lock(&self, id: TaskId) -> Option<(&Slot<B>, ShortMutexGuard<'_, Node<B>>)> {
         let slot = self.slots.get(id.index())?;
         let node = slot.node.lock();
         (slot.word().generation() == id.generation()).then_some((slot, node))

@@ -1,18 +1,28 @@
-//! The lock that guards one task: parking_lot's, or loom's when its interleavings are explored.
+//! Locks and atomics: spin's, parking_lot's and std's, or loom's when interleavings are explored.
 
 #[cfg(not(loom))]
-pub(crate) use parking_lot::{Mutex, MutexGuard};
+pub(crate) use parking_lot::Mutex;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+/// The lock that guards one task, for a few instructions at a time. Letting go of it is a plain store: an atomic
+/// read-modify-write is what most of a task's cost consists of, and this saves every other one. Who finds it taken yields
+/// the processor, so that a holder who was interrupted can go on.
+#[cfg(not(loom))]
+pub(crate) type ShortMutex<T> = spin::mutex::SpinMutex<T, spin::Yield>;
+#[cfg(not(loom))]
+pub(crate) type ShortMutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
+
 #[cfg(loom)]
-pub(crate) use loom::sync::MutexGuard;
+pub(crate) use loom::sync::MutexGuard as ShortMutexGuard;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// loom's mutex behind parking_lot's interface (no poisoning).
+/// loom's mutex behind the others' interface (no poisoning).
 #[cfg(loom)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+#[cfg(loom)]
+pub(crate) type ShortMutex<T> = Mutex<T>;
 
 #[cfg(loom)]
 impl<T> Mutex<T> {
@@ -20,7 +30,7 @@ impl<T> Mutex<T> {
         Self(loom::sync::Mutex::new(value))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+    pub(crate) fn lock(&self) -> ShortMutexGuard<'_, T> {
         self.0.lock().expect("no test panics while it holds a task's lock")
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use super::Attrs;
 use super::word::Word;
 use crate::TaskId;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Ordering, ShortMutex};
 
 /// Room for one task. Used again and again, each time under the next generation.
 ///
@@ -13,7 +13,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 #[repr(align(64))]
 pub(super) struct Slot<B> {
     word: AtomicU64,
-    pub(super) node: Mutex<Node<B>>,
+    pub(super) node: ShortMutex<Node<B>>,
 }
 
 /// What the slot's lock guards.
@@ -122,7 +122,7 @@ impl<B> Node<B> {
 impl<B> Default for Slot<B> {
     fn default() -> Self {
         let node = Node { body: None, first: [None; 3], rest: None };
-        Self { word: AtomicU64::new(Word::free(1).0), node: Mutex::new(node) }
+        Self { word: AtomicU64::new(Word::free(1).0), node: ShortMutex::new(node) }
     }
 }
 
