@@ -26,7 +26,13 @@ impl Awaiter {
     /// For `await task`: in a coroutine of asyncio a bridge to its loop, in a task's coroutine an `Awaiter`.
     pub(crate) fn of_one(target: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
         let py = target.py();
-        Self::make(py, Self { targets: Box::new([target.unbind()]), single: true })
+        Self::make(
+            py,
+            Self {
+                targets: Box::new([target.unbind()]),
+                single: true,
+            },
+        )
     }
 
     fn make(py: Python<'_>, awaiter: Self) -> PyResult<Bound<'_, PyAny>> {
@@ -48,7 +54,10 @@ impl Awaiter {
         Ok(ids)
     }
 
-    fn tasks<'py>(&self, py: Python<'py>) -> impl Iterator<Item = (Option<Bound<'py, Task>>, bool)> {
+    fn tasks<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> impl Iterator<Item = (Option<Bound<'py, Task>>, bool)> {
         self.targets.iter().map(move |target| {
             let target = target.bind(py);
             match target.cast::<Task>() {
@@ -56,7 +65,13 @@ impl Awaiter {
                 Err(_) => match target.cast::<TaskID>() {
                     Ok(id) => {
                         let id = id.get();
-                        (id.space.get().task(py, &id.key).map(|task| task.into_bound(py)), id.space.get().is_completed())
+                        (
+                            id.space
+                                .get()
+                                .task(py, &id.key)
+                                .map(|task| task.into_bound(py)),
+                            id.space.get().is_completed(),
+                        )
                     }
                     Err(_) => (None, true),
                 },
@@ -70,7 +85,10 @@ impl Awaiter {
     /// For `await` of several: None, or the first exception among them.
     #[new]
     fn of_many(targets: Vec<Py<PyAny>>) -> Self {
-        Self { targets: targets.into(), single: false }
+        Self {
+            targets: targets.into(),
+            single: false,
+        }
     }
 
     /// The awaited `Task` and `TaskID` objects.
@@ -96,7 +114,8 @@ impl Awaiter {
 
     /// Whether all targets have ended.
     fn _ended(&self, py: Python<'_>) -> bool {
-        self.tasks(py).all(|(task, completed)| task.map_or(completed, |task| task.get().is_done()))
+        self.tasks(py)
+            .all(|(task, completed)| task.map_or(completed, |task| task.get().is_done()))
     }
 
     /// The value; raises the (first) exception. All targets must have ended.
@@ -113,7 +132,10 @@ impl Awaiter {
                 None if completed => {}
                 None => {
                     let name = self.targets[index].bind(py).str()?;
-                    failed = failed.or(Some(errors::task_cancelled(py, format!("{name} was never spawned"))));
+                    failed = failed.or(Some(errors::task_cancelled(
+                        py,
+                        format!("{name} was never spawned"),
+                    )));
                 }
             }
         }
@@ -131,7 +153,8 @@ impl Awaiter {
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         let this = slf.get();
         let py = slf.py();
-        let cancelled = |(task, completed): (Option<Bound<'_, Task>>, bool)| task.is_none() && !completed;
+        let cancelled =
+            |(task, completed): (Option<Bound<'_, Task>>, bool)| task.is_none() && !completed;
         if this._ended(py) || (runtime_has_ended_them(this, py) && this.tasks(py).any(cancelled)) {
             let value = this._value(py).map_err(|error| not_a_value(py, error))?;
             return Err(PyStopIteration::new_err((value.unbind(),)));
@@ -140,7 +163,9 @@ impl Awaiter {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.targets.iter().try_for_each(|target| visit.call(target))
+        self.targets
+            .iter()
+            .try_for_each(|target| visit.call(target))
     }
 }
 
@@ -157,7 +182,9 @@ fn not_a_value(py: Python<'_>, error: PyErr) -> PyErr {
 
 /// Whether everything has ended as far as the graph knows: ids that were never spawned end when their runtime does.
 fn runtime_has_ended_them(awaiter: &Awaiter, py: Python<'_>) -> bool {
-    let Some(rt) = crate::runtime::of_this_thread() else { return false };
+    let Some(rt) = crate::runtime::of_this_thread() else {
+        return false;
+    };
     match awaiter.ids(py, &rt) {
         Ok(ids) => ids.into_iter().all(|id| rt.state(id).is_terminal()),
         Err(_) => true,

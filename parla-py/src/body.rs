@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyNameError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::PyTraverseError;
 use pyo3::types::{PyString, PyTuple};
 use rustc_hash::FxHashMap;
 
@@ -83,7 +83,11 @@ fn info(code: &Bound<'_, PyAny>) -> PyResult<Arc<CodeInfo>> {
     }
     let flags: u32 = code.getattr("co_flags")?.extract()?;
     if flags & (CO_GENERATOR | CO_ASYNC_GENERATOR) != 0 {
-        let what = if flags & CO_GENERATOR == 0 { "an async generator" } else { "a generator" };
+        let what = if flags & CO_GENERATOR == 0 {
+            "an async generator"
+        } else {
+            "a generator"
+        };
         let name = code.getattr("co_name")?;
         return Err(PyTypeError::new_err(format!(
             "the body '{name}' is {what} function (it contains `yield`): calling it would run nothing; use a function or `async def` without `yield`"
@@ -135,7 +139,11 @@ impl Body {
         if info.n_args + info.n_kwonly > 0 {
             check_parameters(function)?;
         }
-        let globals = if info.is_top_level && parts.closure.is_none() { info.capture_globals(parts)? } else { None };
+        let globals = if info.is_top_level && parts.closure.is_none() {
+            info.capture_globals(parts)?
+        } else {
+            None
+        };
         let name = info.name.clone_ref(py);
         let Some(closure) = &parts.closure else {
             let work = match globals {
@@ -148,7 +156,11 @@ impl Body {
                     values: Box::default(),
                 })),
             };
-            return Ok(Self { work, is_coroutine: info.is_coroutine, name });
+            return Ok(Self {
+                work,
+                is_coroutine: info.is_coroutine,
+                name,
+            });
         };
         let cells = closure.cast::<PyTuple>()?;
         let mut values = Vec::with_capacity(cells.len());
@@ -171,7 +183,11 @@ impl Body {
             values: values.into(),
         };
         let work = Work::Captured(Box::new(captured));
-        Ok(Self { work, is_coroutine: info.is_coroutine, name })
+        Ok(Self {
+            work,
+            is_coroutine: info.is_coroutine,
+            name,
+        })
     }
 
     fn capture_coroutine(body: &Bound<'_, PyAny>) -> PyResult<Self> {
@@ -182,10 +198,16 @@ impl Body {
             )));
         };
         if body.hasattr("cr_frame")? && body.getattr("cr_frame")?.is_none() {
-            return Err(PyValueError::new_err("the coroutine given as a task's body has finished already"));
+            return Err(PyValueError::new_err(
+                "the coroutine given as a task's body has finished already",
+            ));
         }
         let name = code.getattr("co_name")?.cast_into::<PyString>()?.unbind();
-        Ok(Self { work: Work::Coroutine(body.clone().unbind()), is_coroutine: true, name })
+        Ok(Self {
+            work: Work::Coroutine(body.clone().unbind()),
+            is_coroutine: true,
+            name,
+        })
     }
 
     /// Methods, partials, specialized functions, callable objects: called as they are.
@@ -197,16 +219,26 @@ impl Body {
                 function = inner;
             }
         }
-        let code = function.getattr("__code__").or_else(|_| function.getattr("__call__")?.getattr("__code__")).ok();
+        let code = function
+            .getattr("__code__")
+            .or_else(|_| function.getattr("__call__")?.getattr("__code__"))
+            .ok();
         let is_coroutine = match &code {
             Some(code) if code.hasattr("co_flags")? => info(code)?.is_coroutine,
             _ => false,
         };
         let name = match body.getattr("__name__") {
             Ok(name) => name.str()?,
-            Err(_) => function.getattr("__name__").or_else(|_| body.get_type().name().map(Bound::into_any))?.str()?,
+            Err(_) => function
+                .getattr("__name__")
+                .or_else(|_| body.get_type().name().map(Bound::into_any))?
+                .str()?,
         };
-        Ok(Self { work: Work::Call(body.clone().unbind()), is_coroutine, name: name.unbind() })
+        Ok(Self {
+            work: Work::Call(body.clone().unbind()),
+            is_coroutine,
+            name: name.unbind(),
+        })
     }
 }
 
@@ -214,8 +246,18 @@ impl CodeInfo {
     /// For a body written at module level: the globals that the code around it rebinds, by value.
     fn capture_globals(&self, parts: &Parts<'_>) -> PyResult<Option<Py<PyAny>>> {
         let py = parts.code.py();
-        let Some(spawning) = python::Origin::here(py).code.map(|code| code.into_bound(py)) else { return Ok(None) };
-        let known = self.rebound.lock().iter().find(|(code, _)| code.is(&spawning)).map(|(_, names)| names.as_ref().map(|n| n.clone_ref(py)));
+        let Some(spawning) = python::Origin::here(py)
+            .code
+            .map(|code| code.into_bound(py))
+        else {
+            return Ok(None);
+        };
+        let known = self
+            .rebound
+            .lock()
+            .iter()
+            .find(|(code, _)| code.is(&spawning))
+            .map(|(_, names)| names.as_ref().map(|n| n.clone_ref(py)));
         let names = match known {
             Some(names) => names,
             None => {
@@ -226,13 +268,17 @@ impl CodeInfo {
                 } else {
                     None
                 };
-                let entry = (spawning.clone().unbind(), names.as_ref().map(|n| n.clone_ref(py)));
+                let entry = (
+                    spawning.clone().unbind(),
+                    names.as_ref().map(|n| n.clone_ref(py)),
+                );
                 self.rebound.lock().push(entry);
                 names
             }
         };
         let Some(names) = names else { return Ok(None) };
-        let captured = python::captured_globals(py)?.call_method1("make", (names, &parts.globals))?;
+        let captured =
+            python::captured_globals(py)?.call_method1("make", (names, &parts.globals))?;
         Ok(Some(captured.unbind()))
     }
 }
@@ -264,7 +310,11 @@ impl<'py> Parts<'py> {
     }
 
     fn slow(function: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let get = |name: &str| function.getattr(name).map(|value| (!value.is_none()).then_some(value));
+        let get = |name: &str| {
+            function
+                .getattr(name)
+                .map(|value| (!value.is_none()).then_some(value))
+        };
         Ok(Self {
             code: function.getattr("__code__")?,
             globals: function.getattr("__globals__")?,
@@ -279,7 +329,9 @@ fn cell_contents<'py>(cell: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Py
     let py = cell.py();
     match python::fast(py) {
         // SAFETY: members of a closure are cells; the result is a new reference, or null without an error for an empty cell.
-        Some(fast) => Ok(unsafe { Bound::from_owned_ptr_or_opt(py, (fast.cell_get)(cell.as_ptr())) }),
+        Some(fast) => {
+            Ok(unsafe { Bound::from_owned_ptr_or_opt(py, (fast.cell_get)(cell.as_ptr())) })
+        }
         None => match cell.getattr("cell_contents") {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_instance_of::<PyValueError>(py) => Ok(None),
@@ -301,20 +353,27 @@ impl Captured {
         // SAFETY: attached; all arguments are live objects of the documented types (code, dict, tuple of cells, tuple, dict);
         // new references are taken over by `Bound` at once, errors are fetched where null or -1 says so.
         unsafe {
-            let function =
-                Bound::from_owned_ptr_or_err(py, (fast.function_new)(self.code.as_ptr(), self.globals.as_ptr()))?;
+            let function = Bound::from_owned_ptr_or_err(
+                py,
+                (fast.function_new)(self.code.as_ptr(), self.globals.as_ptr()),
+            )?;
             if !self.values.is_empty() {
-                let cells = Bound::from_owned_ptr_or_err(py, ffi::PyTuple_New(self.values.len() as isize))?;
+                let cells =
+                    Bound::from_owned_ptr_or_err(py, ffi::PyTuple_New(self.values.len() as isize))?;
                 for (i, value) in self.values.iter().enumerate() {
                     let cell = (fast.cell_new)(value.as_ptr());
-                    if cell.is_null() || ffi::PyTuple_SetItem(cells.as_ptr(), i as isize, cell) != 0 {
+                    if cell.is_null() || ffi::PyTuple_SetItem(cells.as_ptr(), i as isize, cell) != 0
+                    {
                         return Err(PyErr::fetch(py));
                     }
                 }
                 check(py, (fast.set_closure)(function.as_ptr(), cells.as_ptr()))?;
             }
             if let Some(defaults) = &self.defaults {
-                check(py, (fast.set_defaults)(function.as_ptr(), defaults.as_ptr()))?;
+                check(
+                    py,
+                    (fast.set_defaults)(function.as_ptr(), defaults.as_ptr()),
+                )?;
             }
             if let Some(kw_defaults) = &self.kw_defaults {
                 function.setattr("__kwdefaults__", kw_defaults)?;
@@ -324,9 +383,23 @@ impl Captured {
     }
 
     fn function_slow<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let cells = self.values.iter().map(|v| python::cell_type(py)?.call1((v,))).collect::<PyResult<Vec<_>>>()?;
-        let cells = if cells.is_empty() { None } else { Some(PyTuple::new(py, cells)?) };
-        let function = python::function_type(py)?.call1((&self.code, &self.globals, py.None(), &self.defaults, cells))?;
+        let cells = self
+            .values
+            .iter()
+            .map(|v| python::cell_type(py)?.call1((v,)))
+            .collect::<PyResult<Vec<_>>>()?;
+        let cells = if cells.is_empty() {
+            None
+        } else {
+            Some(PyTuple::new(py, cells)?)
+        };
+        let function = python::function_type(py)?.call1((
+            &self.code,
+            &self.globals,
+            py.None(),
+            &self.defaults,
+            cells,
+        ))?;
         if let Some(kw_defaults) = &self.kw_defaults {
             function.setattr("__kwdefaults__", kw_defaults)?;
         }
@@ -345,7 +418,11 @@ impl Captured {
 }
 
 fn check(py: Python<'_>, status: i32) -> PyResult<()> {
-    if status == 0 { Ok(()) } else { Err(PyErr::fetch(py)) }
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(PyErr::fetch(py))
+    }
 }
 
 impl Work {
@@ -366,7 +443,10 @@ impl Work {
                 visit.call(&captured.globals)?;
                 visit.call(&captured.defaults)?;
                 visit.call(&captured.kw_defaults)?;
-                captured.values.iter().try_for_each(|value| visit.call(value))
+                captured
+                    .values
+                    .iter()
+                    .try_for_each(|value| visit.call(value))
             }
         }
     }
@@ -395,7 +475,9 @@ fn check_parameters(body: &Bound<'_, PyAny>) -> PyResult<()> {
     if required.is_empty() {
         return Ok(());
     }
-    let name = body.getattr("__name__").map_or_else(|_| "body".to_owned(), |n| n.to_string());
+    let name = body
+        .getattr("__name__")
+        .map_or_else(|_| "body".to_owned(), |n| n.to_string());
     Err(PyTypeError::new_err(format!(
         "a task's body is called without arguments, but '{name}' requires {}; give {} a default or capture the values",
         required.join(", "),

@@ -78,12 +78,21 @@ impl Executor for PyExecutor {
     fn enter(&self) -> PyThread {
         // SAFETY: a thread may ask who it is.
         let ident = unsafe { libc::pthread_self() };
-        let book = Arc::new(ThreadBook { ident, running: Mutex::new(None) });
+        let book = Arc::new(ThreadBook {
+            ident,
+            running: Mutex::new(None),
+        });
         let mut threads = self.threads.lock();
         threads.retain(|book| Arc::strong_count(book) > 1);
         threads.push(Arc::clone(&book));
         drop(threads);
-        PyThread { gil: gil::Thread::new(), book, hooked: false, spare_context: None, started: None }
+        PyThread {
+            gil: gil::Thread::new(),
+            book,
+            hooked: false,
+            spare_context: None,
+            started: None,
+        }
     }
 
     fn prepare(&self, thread: &mut PyThread) {
@@ -94,8 +103,17 @@ impl Executor for PyExecutor {
         thread.gil.detach();
     }
 
-    #[allow(clippy::disallowed_methods, reason = "only when a trace asks how long the GIL was held")]
-    fn run(&self, thread: &mut PyThread, cx: &Cx<'_, Self>, id: TaskId, body: PyBody) -> Step<PyBody> {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "only when a trace asks how long the GIL was held"
+    )]
+    fn run(
+        &self,
+        thread: &mut PyThread,
+        cx: &Cx<'_, Self>,
+        id: TaskId,
+        body: PyBody,
+    ) -> Step<PyBody> {
         thread.gil.attach();
         if self.trace {
             runtime::take_released();
@@ -107,9 +125,14 @@ impl Executor for PyExecutor {
             }
             *thread.book.running.lock() = Some(body.0.clone_ref(py));
             let _running = runtime::enter_task(py, cx, &body.0);
-            let ran = catch_unwind(AssertUnwindSafe(|| thread.in_context(py, &body.0, || step(py, &body.0))));
+            let ran = catch_unwind(AssertUnwindSafe(|| {
+                thread.in_context(py, &body.0, || step(py, &body.0))
+            }));
             let ran = ran.unwrap_or_else(|panic| {
-                let text = format!("the runtime panicked while it ran this task: {}", panic_text(&*panic));
+                let text = format!(
+                    "the runtime panicked while it ran this task: {}",
+                    panic_text(&*panic)
+                );
                 Ran::Failed(errors::parla_error(py, text))
             });
             let mine = thread.book.running.lock().take();
@@ -133,7 +156,10 @@ impl Executor for PyExecutor {
 
     fn cancelled(&self, tasks: Vec<Cancelled<PyBody>>) {
         Python::attach(|py| {
-            for Cancelled { id, cause, body, .. } in tasks {
+            for Cancelled {
+                id, cause, body, ..
+            } in tasks
+            {
                 let Some(PyBody(task)) = body else {
                     self.books.lock().declared.remove(&id);
                     continue;
@@ -145,14 +171,20 @@ impl Executor for PyExecutor {
                     let _running = runtime::enter_cancelled(&task);
                     crate::python::call_method_quietly(coroutine.bind(py), "close");
                 }
-                let cause = if cause == id { None } else { self.find_cause(py, cause, &task) };
+                let cause = if cause == id {
+                    None
+                } else {
+                    self.find_cause(py, cause, &task)
+                };
                 Task::end(task.bind(py), Outcome::Cancelled(cause));
             }
         });
     }
 
     fn held_ns(&self, thread: &PyThread) -> u64 {
-        let Some(started) = thread.started else { return 0 };
+        let Some(started) = thread.started else {
+            return 0;
+        };
         let released = runtime::take_released();
         u64::try_from(started.elapsed().saturating_sub(released).as_nanos()).unwrap_or(u64::MAX)
     }
@@ -161,7 +193,9 @@ impl Executor for PyExecutor {
 impl PyThread {
     /// Runs a step of a task with the task's own context variables: it begins with none set, and they follow it from worker to worker.
     fn in_context(&mut self, py: Python<'_>, task: &Py<Task>, step: impl FnOnce() -> Ran) -> Ran {
-        let Some(contexts) = crate::python::fast(py).and_then(|fast| fast.contexts.as_ref()) else { return step() };
+        let Some(contexts) = crate::python::fast(py).and_then(|fast| fast.contexts.as_ref()) else {
+            return step();
+        };
         let own = task.get().core.lock().context.take();
         let context = match own.or_else(|| self.spare_context.take()) {
             Some(context) => context,
@@ -193,7 +227,11 @@ impl Drop for PyThread {
         Python::attach(|py| {
             self.spare_context = None;
             // A body that asked `threading` for the current thread left an entry there.
-            let forget = || py.import("threading")?.getattr("_active")?.call_method1("pop", (self.book.ident, py.None()));
+            let forget = || {
+                py.import("threading")?
+                    .getattr("_active")?
+                    .call_method1("pop", (self.book.ident, py.None()))
+            };
             if let Err(error) = forget() {
                 error.write_unraisable(py, None);
             }
@@ -238,7 +276,9 @@ fn step(py: Python<'_>, task: &Py<Task>) -> Ran {
         }
         (core.work.take(), core.is_coroutine)
     };
-    let Some(work) = work else { return Ran::Failed(errors::parla_error(py, "a task without a body was run")) };
+    let Some(work) = work else {
+        return Ran::Failed(errors::parla_error(py, "a task without a body was run"));
+    };
     let ran = match work {
         Work::Call(callable) => call(callable.bind(py)),
         Work::Captured(captured) => captured.function(py).and_then(|function| call(&function)),
@@ -253,7 +293,9 @@ fn step(py: Python<'_>, task: &Py<Task>) -> Ran {
 
 fn call<'py>(callable: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached, a live object; a new reference or null with an error set.
-    unsafe { Bound::from_owned_ptr_or_err(callable.py(), ffi::PyObject_CallNoArgs(callable.as_ptr())) }
+    unsafe {
+        Bound::from_owned_ptr_or_err(callable.py(), ffi::PyObject_CallNoArgs(callable.as_ptr()))
+    }
 }
 
 /// Runs a coroutine up to its next `await` of something that has not ended.
@@ -267,10 +309,12 @@ fn drive(coroutine: &Bound<'_, PyAny>, task: &Task) -> Ran {
     loop {
         let problem = match yielded.cast_exact::<Awaiter>() {
             Ok(awaiter) => match awaiter.get().ids(py, &task.rt) {
-                Ok(ids) if ids.contains(&task.id()) => pyo3::exceptions::PyRuntimeError::new_err(format!(
-                    "{} awaits itself: it would wait for ever",
-                    task.describe(py)
-                )),
+                Ok(ids) if ids.contains(&task.id()) => {
+                    pyo3::exceptions::PyRuntimeError::new_err(format!(
+                        "{} awaits itself: it would wait for ever",
+                        task.describe(py)
+                    ))
+                }
                 Ok(ids) => {
                     task.core.lock().work = Some(Work::Coroutine(coroutine.clone().unbind()));
                     return Ran::Awaits(ids);
@@ -303,7 +347,9 @@ fn send_none<'py>(coroutine: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
     // SAFETY: attached, a live coroutine; `result` receives a new reference unless there is an error.
     unsafe {
         match ffi::PyIter_Send(coroutine.as_ptr(), ffi::Py_None(), &raw mut result) {
-            ffi::PySendResult::PYGEN_RETURN => Ok(Sent::Returned(Bound::from_owned_ptr(py, result))),
+            ffi::PySendResult::PYGEN_RETURN => {
+                Ok(Sent::Returned(Bound::from_owned_ptr(py, result)))
+            }
             ffi::PySendResult::PYGEN_NEXT => Ok(Sent::Yielded(Bound::from_owned_ptr(py, result))),
             ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
         }
@@ -311,9 +357,20 @@ fn send_none<'py>(coroutine: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
 }
 
 fn foreign_awaitable(coroutine: &Bound<'_, PyAny>, yielded: &Bound<'_, PyAny>) -> PyErr {
-    let name = |object: &Bound<'_, PyAny>| object.get_type().name().map_or_else(|_| "?".to_owned(), |n| n.to_string());
-    let body = coroutine.getattr("__name__").map_or_else(|_| "body".to_owned(), |n| n.to_string());
-    let what = if yielded.is_none() { "something of another event loop".to_owned() } else { format!("a {}", name(yielded)) };
+    let name = |object: &Bound<'_, PyAny>| {
+        object
+            .get_type()
+            .name()
+            .map_or_else(|_| "?".to_owned(), |n| n.to_string())
+    };
+    let body = coroutine
+        .getattr("__name__")
+        .map_or_else(|_| "body".to_owned(), |n| n.to_string());
+    let what = if yielded.is_none() {
+        "something of another event loop".to_owned()
+    } else {
+        format!("a {}", name(yielded))
+    };
     PyTypeError::new_err(format!(
         "the task's body '{body}' awaits {what}: a task can await tasks, task ids, task spaces and tasks(...) only; \
          run other awaitables with asyncio.run() inside a task"
@@ -322,18 +379,33 @@ fn foreign_awaitable(coroutine: &Bound<'_, PyAny>, yielded: &Bound<'_, PyAny>) -
 
 impl PyExecutor {
     pub(crate) fn new(trace: bool) -> Self {
-        Self { trace, pid: std::process::id(), ..Self::default() }
+        Self {
+            trace,
+            pid: std::process::id(),
+            ..Self::default()
+        }
     }
 
     /// The threads that run bodies at this moment.
     pub(crate) fn running_threads(&self) -> Vec<std::ffi::c_ulong> {
-        self.threads.lock().iter().filter(|book| book.running.lock().is_some()).map(|book| book.ident).collect()
+        self.threads
+            .lock()
+            .iter()
+            .filter(|book| book.running.lock().is_some())
+            .map(|book| book.ident)
+            .collect()
     }
 
     /// The running task of this id.
     pub(crate) fn running(&self, py: Python<'_>, id: TaskId) -> Option<Py<Task>> {
         let is_it = |task: &&Py<Task>| task.get().id() == id;
-        self.threads.lock().iter().find_map(|book| book.running.lock().as_ref().filter(is_it).map(|task| task.clone_ref(py)))
+        self.threads.lock().iter().find_map(|book| {
+            book.running
+                .lock()
+                .as_ref()
+                .filter(is_it)
+                .map(|task| task.clone_ref(py))
+        })
     }
 
     pub(crate) fn declared(&self, id: TaskId, space: Arc<str>, key: Key) {
@@ -345,19 +417,31 @@ impl PyExecutor {
             self.books.lock().declared.remove(&id);
         }
         if self.trace {
-            let names = (task.name(py).bind(py).to_string_lossy().into_owned(), task.location(py));
+            let names = (
+                task.name(py).bind(py).to_string_lossy().into_owned(),
+                task.location(py),
+            );
             self.books.lock().names.insert(id, names);
         }
     }
 
     /// Name and place of spawn, for a trace.
     pub(crate) fn traced_name(&self, id: TaskId) -> (String, String) {
-        self.books.lock().names.get(&id).cloned().unwrap_or_default()
+        self.books
+            .lock()
+            .names
+            .get(&id)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// The name of an id that nobody has spawned.
     pub(crate) fn declared_name(&self, id: TaskId) -> Option<String> {
-        self.books.lock().declared.get(&id).map(|(space, key)| format!("{space}_{key}"))
+        self.books
+            .lock()
+            .declared
+            .get(&id)
+            .map(|(space, key)| format!("{space}_{key}"))
     }
 
     pub(crate) fn begin_blocking(&self, task: Py<Task>, on: TaskId) {
@@ -373,7 +457,11 @@ impl PyExecutor {
 
     /// A task blocked in a wait of ours, and what it waits for.
     pub(crate) fn blocked(&self, py: Python<'_>, id: TaskId) -> Option<(Py<Task>, TaskId)> {
-        self.books.lock().blocked.get(&id).map(|(task, on)| (task.clone_ref(py), *on))
+        self.books
+            .lock()
+            .blocked
+            .get(&id)
+            .map(|(task, on)| (task.clone_ref(py), *on))
     }
 
     /// Somebody has seen how this task failed.
@@ -384,7 +472,9 @@ impl PyExecutor {
 
     /// The failures that nobody has looked at, in the order in which they happened.
     pub(crate) fn take_failed(&self) -> Vec<Py<Task>> {
-        let mut failed: Vec<_> = std::mem::take(&mut self.books.lock().failed).into_values().collect();
+        let mut failed: Vec<_> = std::mem::take(&mut self.books.lock().failed)
+            .into_values()
+            .collect();
         failed.sort_by_key(|(number, _)| *number);
         failed.into_iter().map(|(_, task)| task).collect()
     }
@@ -392,7 +482,11 @@ impl PyExecutor {
     /// Drops everything that keeps Python objects.
     pub(crate) fn close(&self) {
         let mut books = self.books.lock();
-        let garbage = (std::mem::take(&mut books.failed), std::mem::take(&mut books.blocked), std::mem::take(&mut books.declared));
+        let garbage = (
+            std::mem::take(&mut books.failed),
+            std::mem::take(&mut books.blocked),
+            std::mem::take(&mut books.declared),
+        );
         drop(books);
         drop(garbage);
     }
@@ -403,7 +497,11 @@ impl PyExecutor {
         errors::add_note(error.bind(py), &note);
         Task::end(task.bind(py), Outcome::Failed(error));
         let number = self.n_failed.fetch_add(1, Ordering::Relaxed);
-        let before = self.books.lock().failed.insert(id, (number, task.clone_ref(py)));
+        let before = self
+            .books
+            .lock()
+            .failed
+            .insert(id, (number, task.clone_ref(py)));
         drop(before);
     }
 
@@ -419,11 +517,23 @@ impl PyExecutor {
 
     /// The task whose end cancelled `task`: a failure not looked at, or among what it depends on.
     fn find_cause(&self, py: Python<'_>, cause: TaskId, task: &Py<Task>) -> Option<Py<Task>> {
-        let known = self.books.lock().failed.get(&cause).map(|(_, task)| task.clone_ref(py));
+        let known = self
+            .books
+            .lock()
+            .failed
+            .get(&cause)
+            .map(|(_, task)| task.clone_ref(py));
         if known.is_some() {
             return known;
         }
-        let dependencies: Vec<_> = task.get().core.lock().dependencies.iter().map(|d| d.clone_ref(py)).collect();
+        let dependencies: Vec<_> = task
+            .get()
+            .core
+            .lock()
+            .dependencies
+            .iter()
+            .map(|d| d.clone_ref(py))
+            .collect();
         dependencies.into_iter().find_map(|dependency| {
             let dependency = dependency.task(py)?;
             let root = match &dependency.get().core.lock().outcome {

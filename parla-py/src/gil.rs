@@ -41,7 +41,11 @@ pub(crate) struct Thread {
 
 impl Thread {
     pub(crate) fn new() -> Self {
-        Self { state: Cell::new(std::ptr::null_mut()), ensured: Cell::new(None), attached: Cell::new(false) }
+        Self {
+            state: Cell::new(std::ptr::null_mut()),
+            ensured: Cell::new(None),
+            attached: Cell::new(false),
+        }
     }
 
     /// Takes the GIL unless this thread has it.
@@ -102,7 +106,9 @@ fn is_held() -> Option<bool> {
         return None;
     }
     // SAFETY: `HOLDER` holds nothing but the address of `_PyThreadState_UncheckedGet` (see `init`), which may be called without the GIL.
-    let holder = unsafe { std::mem::transmute::<usize, unsafe extern "C" fn() -> *mut std::ffi::c_void>(holder) };
+    let holder = unsafe {
+        std::mem::transmute::<usize, unsafe extern "C" fn() -> *mut std::ffi::c_void>(holder)
+    };
     // SAFETY: as above.
     Some(!unsafe { holder() }.is_null())
 }
@@ -135,7 +141,10 @@ fn watch_until_free() {
 }
 
 /// Runs `f` without the GIL, and takes it back without a trip through the kernel if it comes free soon.
-#[allow(clippy::disallowed_methods, reason = "traces tell how long the GIL was held")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "traces tell how long the GIL was held"
+)]
 pub(crate) fn released<R: Send>(py: Python<'_>, f: impl FnOnce() -> R + Send) -> R {
     let begun = Instant::now();
     let result = py.detach(|| {

@@ -23,11 +23,15 @@ pub(crate) fn sleep_nogil(py: Python<'_>, us: f64) -> PyResult<()> {
 }
 
 fn duration(us: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(us * 1e-6)
-        .map_err(|_| PyValueError::new_err(format!("us is a number of microseconds >= 0, not {us}")))
+    Duration::try_from_secs_f64(us * 1e-6).map_err(|_| {
+        PyValueError::new_err(format!("us is a number of microseconds >= 0, not {us}"))
+    })
 }
 
-#[allow(clippy::disallowed_methods, reason = "measuring a length of time is what these are for")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "measuring a length of time is what these are for"
+)]
 fn spin(duration: Duration) {
     let start = Instant::now();
     while start.elapsed() < duration {

@@ -69,7 +69,10 @@ impl Key {
             Self::Str(text) => Ok(PyString::new(py, text).into_any()),
             Self::Object(number) => Ok(object(Interned(*number))),
             Self::Tuple(parts) => {
-                let parts = parts.iter().map(|part| part.to_python(py, object)).collect::<PyResult<Vec<_>>>()?;
+                let parts = parts
+                    .iter()
+                    .map(|part| part.to_python(py, object))
+                    .collect::<PyResult<Vec<_>>>()?;
                 Ok(PyTuple::new(py, parts)?.into_any())
             }
         }

@@ -52,19 +52,28 @@ impl Contexts {
 
     pub(crate) fn enter(&self, context: &Bound<'_, PyAny>) -> PyResult<()> {
         // SAFETY: attached; a context; -1 with an error set.
-        if unsafe { (self.enter)(context.as_ptr()) } == 0 { Ok(()) } else { Err(PyErr::fetch(context.py())) }
+        if unsafe { (self.enter)(context.as_ptr()) } == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(context.py()))
+        }
     }
 
     pub(crate) fn leave(&self, context: &Bound<'_, PyAny>) -> PyResult<()> {
         // SAFETY: attached; a context; -1 with an error set.
-        if unsafe { (self.exit)(context.as_ptr()) } == 0 { Ok(()) } else { Err(PyErr::fetch(context.py())) }
+        if unsafe { (self.exit)(context.as_ptr()) } == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(context.py()))
+        }
     }
 }
 
 /// The fast functions, if this interpreter has them all.
 pub(crate) fn fast(py: Python<'_>) -> Option<&'static Fast> {
     static FAST: OnceLock<Option<Fast>> = OnceLock::new();
-    FAST.get_or_init(|| find(py.version_info() < (3, 12))).as_ref()
+    FAST.get_or_init(|| find(py.version_info() < (3, 12)))
+        .as_ref()
 }
 
 /// Whether the interpreter is on its way out. May be called without the GIL.
@@ -72,13 +81,16 @@ pub(crate) fn is_finalizing() -> bool {
     type IsFinalizing = unsafe extern "C" fn() -> i32;
     static FOUND: OnceLock<Option<IsFinalizing>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {
-        [c"Py_IsFinalizing", c"_Py_IsFinalizing"].into_iter().find_map(|name| {
-            // SAFETY: a lookup by a valid C string in what the process has loaded; both take nothing and return an int.
-            unsafe {
-                let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
-                (!found.is_null()).then(|| std::mem::transmute::<*mut c_void, IsFinalizing>(found))
-            }
-        })
+        [c"Py_IsFinalizing", c"_Py_IsFinalizing"]
+            .into_iter()
+            .find_map(|name| {
+                // SAFETY: a lookup by a valid C string in what the process has loaded; both take nothing and return an int.
+                unsafe {
+                    let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+                    (!found.is_null())
+                        .then(|| std::mem::transmute::<*mut c_void, IsFinalizing>(found))
+                }
+            })
     });
     // SAFETY: as above; the function only reads a flag.
     found.is_some_and(|is_finalizing| unsafe { is_finalizing() } != 0)
@@ -100,12 +112,16 @@ fn find(holder_is_global: bool) -> Option<Fast> {
     let gil_holder = || {
         let found = look_up(c"_PyThreadState_UncheckedGet")?;
         // SAFETY: takes nothing and returns a pointer, in all versions.
-        Some(unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(found) })
+        Some(unsafe {
+            std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(found)
+        })
     };
     let frame_offset = || {
         let found = look_up(c"PyFrame_GetLasti")?;
         // SAFETY: takes a frame and returns an int, since it exists.
-        Some(unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn(Object) -> i32>(found) })
+        Some(unsafe {
+            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(Object) -> i32>(found)
+        })
     };
     let contexts = || {
         Some(Contexts {
@@ -170,7 +186,9 @@ import!(/// `collections.abc.Iterable`.
 /// Whether asyncio is imported and has a loop running in this thread.
 pub(crate) fn in_asyncio(py: Python<'_>) -> PyResult<bool> {
     static MODULES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let modules = MODULES.get_or_try_init(py, || py.import("sys")?.getattr("modules").map(Bound::unbind))?;
+    let modules = MODULES.get_or_try_init(py, || {
+        py.import("sys")?.getattr("modules").map(Bound::unbind)
+    })?;
     if !modules.bind(py).contains(pyo3::intern!(py, "asyncio"))? {
         return Ok(false);
     }
@@ -196,30 +214,46 @@ impl Origin {
         unsafe {
             let frame = ffi::PyEval_GetFrame();
             if frame.is_null() {
-                return Self { code: None, offset: -1 };
+                return Self {
+                    code: None,
+                    offset: -1,
+                };
             }
             let code = Bound::from_owned_ptr(py, ffi::PyFrame_GetCode(frame).cast()).unbind();
             let offset = match fast(py).and_then(|fast| fast.frame_offset) {
                 Some(frame_offset) => frame_offset(frame.cast()),
                 None => {
                     let frame = Bound::from_borrowed_ptr(py, frame.cast());
-                    frame.getattr("f_lasti").and_then(|lasti| lasti.extract()).unwrap_or(-1)
+                    frame
+                        .getattr("f_lasti")
+                        .and_then(|lasti| lasti.extract())
+                        .unwrap_or(-1)
                 }
             };
-            Self { code: Some(code), offset }
+            Self {
+                code: Some(code),
+                offset,
+            }
         }
     }
 
     pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
-        Self { code: self.code.as_ref().map(|code| code.clone_ref(py)), offset: self.offset }
+        Self {
+            code: self.code.as_ref().map(|code| code.clone_ref(py)),
+            offset: self.offset,
+        }
     }
 
     /// `file:line`.
     pub(crate) fn location(&self, py: Python<'_>) -> String {
         let unknown = || "an unknown place".to_owned();
-        let Some(code) = &self.code else { return unknown() };
+        let Some(code) = &self.code else {
+            return unknown();
+        };
         let code = code.bind(py);
-        let Ok(file) = code.getattr("co_filename") else { return unknown() };
+        let Ok(file) = code.getattr("co_filename") else {
+            return unknown();
+        };
         match self.line(code) {
             Ok(Some(line)) => format!("{file}:{line}"),
             _ => file.to_string(),
@@ -243,4 +277,3 @@ pub(crate) fn call_method_quietly(object: &Bound<'_, PyAny>, name: &str) {
         error.write_unraisable(object.py(), Some(object));
     }
 }
-

@@ -63,7 +63,10 @@ pub(crate) fn enter_task(_py: Python<'_>, cx: &Cx<'_, PyExecutor>, task: &Py<Tas
 
 /// This thread closes the coroutine of a cancelled task.
 pub(crate) fn enter_cancelled(task: &Py<Task>) -> Entered {
-    Entered(RUNNING.replace(Some(Running { cx: std::ptr::null(), task })))
+    Entered(RUNNING.replace(Some(Running {
+        cx: std::ptr::null(),
+        task,
+    })))
 }
 
 /// The running task and its worker, if this thread runs one.
@@ -81,7 +84,9 @@ pub(crate) fn of_this_thread() -> Option<Arc<Rt>> {
         let inner = OPENED.with_borrow(|opened| opened.last().cloned());
         return inner.or(Some(rt));
     }
-    OPENED.with_borrow(|opened| opened.last().cloned()).or_else(|| OPEN.lock().last().cloned())
+    OPENED
+        .with_borrow(|opened| opened.last().cloned())
+        .or_else(|| OPEN.lock().last().cloned())
 }
 
 /// The same, or the error that there is none.
@@ -119,9 +124,19 @@ pub(crate) fn spawn_in(
 
 /// Tells an `async with finish():` of the running task that it has spawned another.
 pub(crate) fn note_spawned(py: Python<'_>, spawned: &Py<Task>) -> PyResult<()> {
-    let scope = with_running(|task, _| task.get().core.lock().finish_scope.as_ref().map(|scope| scope.clone_ref(py)));
+    let scope = with_running(|task, _| {
+        task.get()
+            .core
+            .lock()
+            .finish_scope
+            .as_ref()
+            .map(|scope| scope.clone_ref(py))
+    });
     match scope.flatten() {
-        Some(scope) => scope.bind(py).call_method1(intern!(py, "append"), (spawned,)).map(drop),
+        Some(scope) => scope
+            .bind(py)
+            .call_method1(intern!(py, "append"), (spawned,))
+            .map(drop),
         None => Ok(()),
     }
 }
@@ -147,7 +162,10 @@ fn is_main_thread() -> bool {
 }
 
 /// Waits, detached, with signal handlers run now and then if this is the main thread.
-fn wait_detached(py: Python<'_>, wait: impl FnOnce(Option<parla_sched::Tick<'_>>) -> Waited) -> PyResult<Waited> {
+fn wait_detached(
+    py: Python<'_>,
+    wait: impl FnOnce(Option<parla_sched::Tick<'_>>) -> Waited,
+) -> PyResult<Waited> {
     /// What the closure brings along never leaves this thread.
     struct OnThisThread<F>(F);
     // SAFETY: `detach` runs its closure on the calling thread.
@@ -188,10 +206,18 @@ fn now() -> Instant {
 }
 
 /// Waits for the end of a task. `false`: the time was over first.
-pub(crate) fn wait_for(py: Python<'_>, rt: &Arc<Rt>, id: TaskId, timeout: Option<Duration>) -> PyResult<bool> {
+pub(crate) fn wait_for(
+    py: Python<'_>,
+    rt: &Arc<Rt>,
+    id: TaskId,
+    timeout: Option<Duration>,
+) -> PyResult<bool> {
     check_not_forked(rt)?;
     let running = with_running(|task, cx| match cx {
-        Some(cx) if Arc::ptr_eq(&task.get().rt, rt) => Some((task.clone_ref(py), std::ptr::from_ref(cx).cast::<Cx<'static, PyExecutor>>())),
+        Some(cx) if Arc::ptr_eq(&task.get().rt, rt) => Some((
+            task.clone_ref(py),
+            std::ptr::from_ref(cx).cast::<Cx<'static, PyExecutor>>(),
+        )),
         _ => None,
     });
     let waited = match running.flatten() {
@@ -211,7 +237,10 @@ pub(crate) fn wait_for(py: Python<'_>, rt: &Arc<Rt>, id: TaskId, timeout: Option
         Waited::TimedOut => Ok(false),
         Waited::Stalled(diagnosis) => Err(deadlock(py, rt, &diagnosis)),
         Waited::Interrupted => Err(PyRuntimeError::new_err("interrupted")),
-        _ => Err(errors::parla_error(py, "a worker thread of the runtime has died; this is a fault of the runtime")),
+        _ => Err(errors::parla_error(
+            py,
+            "a worker thread of the runtime has died; this is a fault of the runtime",
+        )),
     }
 }
 
@@ -226,11 +255,16 @@ fn check_not_forked(rt: &Rt) -> PyResult<()> {
 
 /// The task's name and place of spawn, wherever it is in its life.
 fn describe(py: Python<'_>, rt: &Rt, id: TaskId, with_place: bool) -> String {
-    let task = rt.with_body(id, |body| body.0.clone_ref(py)).or_else(|| rt.executor().running(py, id));
+    let task = rt
+        .with_body(id, |body| body.0.clone_ref(py))
+        .or_else(|| rt.executor().running(py, id));
     match task {
         Some(task) if with_place => task.get().describe(py),
         Some(task) => task.get().label(py),
-        None => rt.executor().declared_name(id).unwrap_or_else(|| "a running task".to_owned()),
+        None => rt
+            .executor()
+            .declared_name(id)
+            .unwrap_or_else(|| "a running task".to_owned()),
     }
 }
 
@@ -248,13 +282,24 @@ fn reasons(py: Python<'_>, rt: &Rt, blocked: &Blocked, never_spawned: &[TaskId])
                 Reason::DependsOn(on) => ("depends on", on),
                 Reason::Awaits(on) => ("awaits", on),
             };
-            let never = if never_spawned.binary_search(&on).is_ok() { ", which was never spawned" } else { "" };
+            let never = if never_spawned.binary_search(&on).is_ok() {
+                ", which was never spawned"
+            } else {
+                ""
+            };
             format!("{verb} {}{never}", describe(py, rt, on, false))
         })
         .collect();
     if let Some((_, on)) = rt.executor().blocked(py, blocked.id) {
-        let never = if never_spawned.binary_search(&on).is_ok() { ", which was never spawned" } else { "" };
-        waits_for.push(format!("is blocked in a wait for {}{never}", describe(py, rt, on, false)));
+        let never = if never_spawned.binary_search(&on).is_ok() {
+            ", which was never spawned"
+        } else {
+            ""
+        };
+        waits_for.push(format!(
+            "is blocked in a wait for {}{never}",
+            describe(py, rt, on, false)
+        ));
     }
     match (waits_for.is_empty(), blocked.state) {
         (false, _) => waits_for.join(" and "),
@@ -266,10 +311,18 @@ fn reasons(py: Python<'_>, rt: &Rt, blocked: &Blocked, never_spawned: &[TaskId])
 
 fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> PyErr {
     let n = diagnosis.blocked.len();
-    let plural = if n == 1 { "1 task remains" } else { &format!("{n} tasks remain") };
+    let plural = if n == 1 {
+        "1 task remains"
+    } else {
+        &format!("{n} tasks remain")
+    };
     let mut text = format!("nothing runs and nothing can: {plural}");
     for cycle in diagnosis.cycles.iter().take(MAX_LINES) {
-        let mut names: Vec<_> = cycle.iter().take(MAX_LINES).map(|&id| describe(py, rt, id, false)).collect();
+        let mut names: Vec<_> = cycle
+            .iter()
+            .take(MAX_LINES)
+            .map(|&id| describe(py, rt, id, false))
+            .collect();
         if cycle.len() > MAX_LINES {
             names.push(format!("... ({} more)", cycle.len() - MAX_LINES));
         }
@@ -279,20 +332,34 @@ fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> PyErr {
     // First those that wait for what nobody spawned, then those in circles: they are the reasons, the others follow from them.
     let is_cause = |blocked: &Blocked| {
         let on = |id: &TaskId| diagnosis.never_spawned.binary_search(id).is_ok();
-        let never = blocked.reasons.iter().any(|r| match r { Reason::DependsOn(id) | Reason::Awaits(id) => on(id) });
-        !(never || rt.executor().blocked(py, blocked.id).is_some_and(|(_, id)| on(&id)))
+        let never = blocked.reasons.iter().any(|r| match r {
+            Reason::DependsOn(id) | Reason::Awaits(id) => on(id),
+        });
+        !(never
+            || rt
+                .executor()
+                .blocked(py, blocked.id)
+                .is_some_and(|(_, id)| on(&id)))
     };
     let mut blocked: Vec<&Blocked> = diagnosis.blocked.iter().collect();
     blocked.sort_by_cached_key(|blocked| is_cause(blocked));
     for blocked in blocked.iter().take(MAX_LINES) {
         let task = describe(py, rt, blocked.id, true);
-        text += &format!("\n  {task} {}", reasons(py, rt, blocked, &diagnosis.never_spawned));
+        text += &format!(
+            "\n  {task} {}",
+            reasons(py, rt, blocked, &diagnosis.never_spawned)
+        );
     }
     if n > MAX_LINES {
         text += &format!("\n  ... and {} more", n - MAX_LINES);
     }
     if n == 0 {
-        let names: Vec<_> = diagnosis.never_spawned.iter().take(MAX_LINES).map(|&id| describe(py, rt, id, false)).collect();
+        let names: Vec<_> = diagnosis
+            .never_spawned
+            .iter()
+            .take(MAX_LINES)
+            .map(|&id| describe(py, rt, id, false))
+            .collect();
         text += &format!("; {} never spawned", names.join(", "));
     }
     errors::deadlock_error(py, text)
@@ -318,17 +385,31 @@ impl Runtime {
     /// Starts the workers. With several CPU devices, `memory` (bytes) is that of all of them, and each has its own worker.
     #[new]
     #[pyo3(signature = (workers, memory, *, devices = 1, trace = false))]
-    fn new(py: Python<'_>, workers: usize, memory: u64, devices: u32, trace: bool) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        workers: usize,
+        memory: u64,
+        devices: u32,
+        trace: bool,
+    ) -> PyResult<Self> {
         gil::init(py);
         let options = Options {
             workers,
-            capacity: Claim { vcus: Vcus(Vcus::WHOLE.0.saturating_mul(devices)), memory },
+            capacity: Claim {
+                vcus: Vcus(Vcus::WHOLE.0.saturating_mul(devices)),
+                memory,
+            },
             trace,
             name: "parla".to_owned(),
             bind: Vec::new(),
         };
-        let rt = py.detach(|| Rt::new(PyExecutor::new(trace), options)).map_err(|error| errors::parla_error(py, error.to_string()))?;
-        Ok(Self { rt: Arc::new(rt), memory })
+        let rt = py
+            .detach(|| Rt::new(PyExecutor::new(trace), options))
+            .map_err(|error| errors::parla_error(py, error.to_string()))?;
+        Ok(Self {
+            rt: Arc::new(rt),
+            memory,
+        })
     }
 
     /// This runtime becomes the one that this thread (and threads with none of their own) spawns into.
@@ -343,7 +424,12 @@ impl Runtime {
     ///
     /// Returns (failed tasks nobody looked at, deadlock error or None, what a signal handler raised or None).
     #[pyo3(signature = (cancel, timeout = None))]
-    fn finish<'py>(&self, py: Python<'py>, cancel: bool, timeout: Option<f64>) -> PyResult<Finished<'py>> {
+    fn finish<'py>(
+        &self,
+        py: Python<'py>,
+        cancel: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Finished<'py>> {
         if check_not_forked(&self.rt).is_err() {
             return Ok((PyList::empty(py), None, None)); // the child of a fork leaves the block: the tasks are the parent's
         }
@@ -371,7 +457,10 @@ impl Runtime {
                     break;
                 }
                 Ok(_) => {
-                    stalled = Some(errors::parla_error(py, "a worker thread of the runtime has died; this is a fault of the runtime"));
+                    stalled = Some(errors::parla_error(
+                        py,
+                        "a worker thread of the runtime has died; this is a fault of the runtime",
+                    ));
                     break;
                 }
                 Err(error) if interrupt.is_none() => {
@@ -439,8 +528,14 @@ impl Runtime {
         dict.set_item("done", stats.finished.saturating_sub(failed + cancelled))?;
         dict.set_item("failed", failed)?;
         dict.set_item("cancelled", cancelled)?;
-        dict.set_item("steps_per_worker", stats.workers.iter().map(|w| w.steps).collect::<Vec<_>>())?;
-        dict.set_item("steals", stats.workers.iter().map(|w| w.steals).sum::<u64>())?;
+        dict.set_item(
+            "steps_per_worker",
+            stats.workers.iter().map(|w| w.steps).collect::<Vec<_>>(),
+        )?;
+        dict.set_item(
+            "steals",
+            stats.workers.iter().map(|w| w.steals).sum::<u64>(),
+        )?;
         dict.set_item("parks", stats.workers.iter().map(|w| w.parks).sum::<u64>())?;
         dict.set_item("vcus_claimed", f64::from(stats.claimed.vcus.0) / 1000.0)?;
         dict.set_item("memory_claimed", stats.claimed.memory)?;
@@ -471,7 +566,10 @@ impl Runtime {
                 TraceEvent::Suspended => dict.set_item("on", ids)?,
                 _ => {}
             }
-            if matches!(record.event, TraceEvent::Suspended | TraceEvent::Done | TraceEvent::Failed) {
+            if matches!(
+                record.event,
+                TraceEvent::Suspended | TraceEvent::Done | TraceEvent::Failed
+            ) {
                 dict.set_item("gil", record.held_ns as f64 * 1e-9)?;
             }
             list.append(dict)?;
@@ -483,13 +581,18 @@ impl Runtime {
     fn why(&self, py: Python<'_>, task: &Bound<'_, Task>) -> String {
         let id = task.get().id();
         let description = task.get().describe(py);
-        let state = task.getattr("state").map_or_else(|_| "?".to_owned(), |state| state.to_string());
+        let state = task
+            .getattr("state")
+            .map_or_else(|_| "?".to_owned(), |state| state.to_string());
         if task.get().is_done() || !Arc::ptr_eq(&task.get().rt, &self.rt) {
             return format!("{description} is {state}");
         }
         let diagnosis = self.rt.diagnose();
         match diagnosis.blocked.iter().find(|blocked| blocked.id == id) {
-            Some(blocked) => format!("{description} is {state}: it {}", reasons(py, &self.rt, blocked, &diagnosis.never_spawned)),
+            Some(blocked) => format!(
+                "{description} is {state}: it {}",
+                reasons(py, &self.rt, blocked, &diagnosis.never_spawned)
+            ),
             None => format!("{description} is {state}"),
         }
     }
@@ -498,14 +601,20 @@ impl Runtime {
     fn report(&self, py: Python<'_>) -> String {
         let diagnosis = self.rt.diagnose();
         let lines = diagnosis.blocked.iter().take(4 * MAX_LINES).map(|blocked| {
-            format!("{} {}", describe(py, &self.rt, blocked.id, true), reasons(py, &self.rt, blocked, &diagnosis.never_spawned))
+            format!(
+                "{} {}",
+                describe(py, &self.rt, blocked.id, true),
+                reasons(py, &self.rt, blocked, &diagnosis.never_spawned)
+            )
         });
         lines.collect::<Vec<_>>().join("\n")
     }
 
     /// Checks the invariants of the core; raises `ParlaError` naming what is violated. For tests, while nothing runs.
     fn validate(&self, py: Python<'_>) -> PyResult<()> {
-        self.rt.validate().map_err(|violated| errors::parla_error(py, violated))
+        self.rt
+            .validate()
+            .map_err(|violated| errors::parla_error(py, violated))
     }
 }
 
@@ -519,7 +628,8 @@ pub(crate) fn current_task(py: Python<'_>) -> Option<Py<Task>> {
 #[pyfunction]
 #[pyo3(signature = (scope))]
 pub(crate) fn set_finish_scope(scope: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
-    with_running(|task, _| std::mem::replace(&mut task.get().core.lock().finish_scope, scope)).flatten()
+    with_running(|task, _| std::mem::replace(&mut task.get().core.lock().finish_scope, scope))
+        .flatten()
 }
 
 /// At the interpreter's exit: cancels what has not started, waits some seconds for running bodies, joins the workers.
@@ -544,11 +654,17 @@ pub(crate) fn stop_all(py: Python<'_>) {
 /// In the child of a fork: the parent's runtimes are not this process's to close, and their threads do not exist here.
 #[pyfunction]
 pub(crate) fn forget_all() {
-    OPENED.with_borrow_mut(|opened| std::mem::take(opened).into_iter().for_each(std::mem::forget));
+    OPENED.with_borrow_mut(|opened| {
+        std::mem::take(opened)
+            .into_iter()
+            .for_each(std::mem::forget)
+    });
     // The lock may have been held by a thread that does not exist here.
     if let Some(mut open) = OPEN.try_lock() {
         FORKED.store(!open.is_empty(), Ordering::Relaxed);
-        std::mem::take(&mut *open).into_iter().for_each(std::mem::forget);
+        std::mem::take(&mut *open)
+            .into_iter()
+            .for_each(std::mem::forget);
     }
     RUNNING.set(None);
 }

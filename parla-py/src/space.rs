@@ -71,11 +71,19 @@ impl Space {
     /// The weak reference that tasks keep to their space.
     pub(crate) fn weak<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let known = slf.get().weak.lock().as_ref().map(|weak| weak.clone_ref(py));
+        let known = slf
+            .get()
+            .weak
+            .lock()
+            .as_ref()
+            .map(|weak| weak.clone_ref(py));
         if let Some(weak) = known {
             return Ok(weak.into_bound(py));
         }
-        let weak = py.import(intern!(py, "weakref"))?.getattr(intern!(py, "ref"))?.call1((slf,))?;
+        let weak = py
+            .import(intern!(py, "weakref"))?
+            .getattr(intern!(py, "ref"))?
+            .call1((slf,))?;
         *slf.get().weak.lock() = Some(weak.clone().unbind());
         Ok(weak)
     }
@@ -87,8 +95,17 @@ impl Space {
         let mut dimension = 0;
         for part in key.parts() {
             let Key::Int(index) = part else { continue };
-            let start = self.start.get(dimension).or(self.start.first()).copied().unwrap_or(0);
-            let stop = self.shape.as_ref().and_then(|shape| shape.get(dimension)).copied();
+            let start = self
+                .start
+                .get(dimension)
+                .or(self.start.first())
+                .copied()
+                .unwrap_or(0);
+            let stop = self
+                .shape
+                .as_ref()
+                .and_then(|shape| shape.get(dimension))
+                .copied();
             if *index < start || stop.is_some_and(|stop| *index >= stop) || *index < 0 {
                 return false;
             }
@@ -100,7 +117,9 @@ impl Space {
     fn key_object<'py>(&self, py: Python<'py>, key: &Key) -> PyResult<Bound<'py, PyAny>> {
         let numbered = self.numbered.bind(py);
         key.to_python(py, &|Interned(number)| {
-            numbered.get_item(number as usize).unwrap_or_else(|_| py.None().into_bound(py))
+            numbered
+                .get_item(number as usize)
+                .unwrap_or_else(|_| py.None().into_bound(py))
         })
     }
 
@@ -122,8 +141,15 @@ impl Space {
             let mut entries = self.entries.lock();
             match entries.get_mut(key) {
                 Some(Entry::Spawned(task)) => task.clone_ref(py),
-                Some(Entry::Declared(of, id)) if Arc::ptr_eq(of, rt) => return Ok(Resolved::Edge(*id)),
-                Some(Entry::Spawning) => return Err(PyRuntimeError::new_err(format!("{} is being spawned", self.label(key)))),
+                Some(Entry::Declared(of, id)) if Arc::ptr_eq(of, rt) => {
+                    return Ok(Resolved::Edge(*id));
+                }
+                Some(Entry::Spawning) => {
+                    return Err(PyRuntimeError::new_err(format!(
+                        "{} is being spawned",
+                        self.label(key)
+                    )));
+                }
                 entry => {
                     let id = rt.declare();
                     rt.executor().declared(id, self.name_arc(), key.clone());
@@ -145,9 +171,17 @@ impl Space {
     }
 
     /// Takes `key` for a task about to be spawned; returns the id it was declared under.
-    pub(crate) fn begin_spawn(&self, py: Python<'_>, key: &Key, rt: &Arc<Rt>) -> PyResult<Option<TaskId>> {
+    pub(crate) fn begin_spawn(
+        &self,
+        py: Python<'_>,
+        key: &Key,
+        rt: &Arc<Rt>,
+    ) -> PyResult<Option<TaskId>> {
         if !self.in_range(key) || self.completed {
-            return Err(PyIndexError::new_err(format!("{} is out of the range of its space: no task can have this id", self.label(key))));
+            return Err(PyIndexError::new_err(format!(
+                "{} is out of the range of its space: no task can have this id",
+                self.label(key)
+            )));
         }
         let before = self.entries.lock().insert(key.clone(), Entry::Spawning);
         let used = match before {
@@ -161,11 +195,18 @@ impl Space {
             _ => String::new(),
         };
         self.put(key, used);
-        Err(PyRuntimeError::new_err(format!("{} was spawned before{place}; a task id can be spawned once", self.label(key))))
+        Err(PyRuntimeError::new_err(format!(
+            "{} was spawned before{place}; a task id can be spawned once",
+            self.label(key)
+        )))
     }
 
     /// The spawn succeeded, or (`None`) came to nothing: then the key is as it was.
-    pub(crate) fn end_spawn(&self, key: &Key, outcome: Result<Py<Task>, Option<(Arc<Rt>, TaskId)>>) {
+    pub(crate) fn end_spawn(
+        &self,
+        key: &Key,
+        outcome: Result<Py<Task>, Option<(Arc<Rt>, TaskId)>>,
+    ) {
         match outcome {
             Ok(task) => self.put(key, Entry::Spawned(task)),
             Err(Some((rt, id))) => self.put(key, Entry::Declared(rt, id)),
@@ -188,7 +229,9 @@ impl Space {
         let py = object.py();
         // SAFETY: attached, a valid object.
         if unsafe { pyo3::ffi::PyIndex_Check(object.as_ptr()) } != 0 {
-            let index = py.import(intern!(py, "operator"))?.call_method1(intern!(py, "index"), (object,))?;
+            let index = py
+                .import(intern!(py, "operator"))?
+                .call_method1(intern!(py, "index"), (object,))?;
             if let Ok(index) = index.extract() {
                 return Ok(Key::Int(index));
             }
@@ -197,7 +240,9 @@ impl Space {
             }
         } else if object.is_instance(python::number(py)?)? {
             // Equal keys are one key, as in a dict: 1.0 is 1.
-            let whole = py.import(intern!(py, "builtins"))?.call_method1(intern!(py, "int"), (object,));
+            let whole = py
+                .import(intern!(py, "builtins"))?
+                .call_method1(intern!(py, "int"), (object,));
             if let Ok(whole) = whole {
                 if whole.eq(object)? {
                     return self.intern(&whole);
@@ -208,7 +253,10 @@ impl Space {
             return Ok(Key::Str(text.into()));
         }
         if let Ok(parts) = object.cast::<PyTuple>() {
-            let parts = parts.iter().map(|part| self.intern(&part)).collect::<PyResult<Box<[_]>>>()?;
+            let parts = parts
+                .iter()
+                .map(|part| self.intern(&part))
+                .collect::<PyResult<Box<[_]>>>()?;
             return Ok(Key::Tuple(parts));
         }
         object.hash()?; // unhashable: TypeError, as a Python user expects
@@ -219,7 +267,9 @@ impl Space {
         let numbered = self.numbered.bind(py);
         numbered.append(object)?;
         // Another thread or a re-entrant comparison may have been faster: then its number counts.
-        let number: u32 = objects.call_method1(intern!(py, "setdefault"), (object, numbered.len() - 1))?.extract()?;
+        let number: u32 = objects
+            .call_method1(intern!(py, "setdefault"), (object, numbered.len() - 1))?
+            .extract()?;
         Ok(Key::Object(number))
     }
 }
@@ -228,7 +278,13 @@ impl Space {
 impl Space {
     #[new]
     #[pyo3(signature = (name = "", shape = None, start = None, completed = false))]
-    fn new(py: Python<'_>, name: &str, shape: Option<Vec<i64>>, start: Option<Vec<i64>>, completed: bool) -> Self {
+    fn new(
+        py: Python<'_>,
+        name: &str,
+        shape: Option<Vec<i64>>,
+        start: Option<Vec<i64>>,
+        completed: bool,
+    ) -> Self {
         Self {
             name: name.into(),
             shape: shape.map(Vec::into_boxed_slice),
@@ -261,10 +317,20 @@ impl Space {
         self.start.to_vec()
     }
 
-    fn __getitem__<'py>(slf: &Bound<'py, Self>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn __getitem__<'py>(
+        slf: &Bound<'py, Self>,
+        key: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         if let Some(key) = Key::simple(key)? {
             if slf.get().in_range(&key) {
-                return Ok(Bound::new(slf.py(), TaskID { space: slf.clone().unbind(), key })?.into_any());
+                return Ok(Bound::new(
+                    slf.py(),
+                    TaskID {
+                        space: slf.clone().unbind(),
+                        key,
+                    },
+                )?
+                .into_any());
             }
         }
         python::select(slf.py())?.call1((slf, key))
@@ -276,16 +342,31 @@ impl Space {
         if !slf.get().in_range(&key) {
             return Ok(None);
         }
-        Ok(Some(TaskID { space: slf.clone().unbind(), key }))
+        Ok(Some(TaskID {
+            space: slf.clone().unbind(),
+            key,
+        }))
     }
 
     /// The ids of all spawned tasks, in the order in which their ids were first named.
     fn _ids<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let keys: Vec<Key> = {
             let entries = slf.get().entries.lock();
-            entries.iter().filter(|(_, entry)| matches!(entry, Entry::Spawned(_))).map(|(key, _)| key.clone()).collect()
+            entries
+                .iter()
+                .filter(|(_, entry)| matches!(entry, Entry::Spawned(_)))
+                .map(|(key, _)| key.clone())
+                .collect()
         };
-        let ids = keys.into_iter().map(|key| Bound::new(slf.py(), TaskID { space: slf.clone().unbind(), key }));
+        let ids = keys.into_iter().map(|key| {
+            Bound::new(
+                slf.py(),
+                TaskID {
+                    space: slf.clone().unbind(),
+                    key,
+                },
+            )
+        });
         PyList::new(slf.py(), ids.collect::<PyResult<Vec<_>>>()?)
     }
 
@@ -304,7 +385,11 @@ impl Space {
     }
 
     fn __len__(&self) -> usize {
-        self.entries.lock().values().filter(|entry| matches!(entry, Entry::Spawned(_))).count()
+        self.entries
+            .lock()
+            .values()
+            .filter(|entry| matches!(entry, Entry::Spawned(_)))
+            .count()
     }
 
     fn __bool__(&self) -> bool {
@@ -318,7 +403,9 @@ impl Space {
         if let Some(weak) = self.weak.try_lock() {
             visit.call(&*weak)?;
         }
-        let Some(entries) = self.entries.try_lock() else { return Ok(()) };
+        let Some(entries) = self.entries.try_lock() else {
+            return Ok(());
+        };
         entries.values().try_for_each(|entry| match entry {
             Entry::Spawned(task) => visit.call(task),
             _ => Ok(()),
@@ -365,7 +452,11 @@ impl TaskID {
     fn name(&self, py: Python<'_>) -> PyResult<String> {
         let object = self.space.get().key_object(py, &self.key)?;
         let parts = match object.cast_into::<PyTuple>() {
-            Ok(parts) => parts.iter().map(|part| part.str().map(|s| s.to_string())).collect::<PyResult<Vec<_>>>()?.join("_"),
+            Ok(parts) => parts
+                .iter()
+                .map(|part| part.str().map(|s| s.to_string()))
+                .collect::<PyResult<Vec<_>>>()?
+                .join("_"),
             Err(error) => error.into_inner().str()?.to_string(),
         };
         Ok(format!("{}_{parts}", self.space.get().name))
@@ -385,7 +476,9 @@ impl TaskID {
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other.cast::<Self>().is_ok_and(|other| self.space.is(&other.get().space) && self.key == other.get().key)
+        other
+            .cast::<Self>()
+            .is_ok_and(|other| self.space.is(&other.get().space) && self.key == other.get().key)
     }
 
     fn __hash__(&self) -> isize {
@@ -431,7 +524,14 @@ impl Dependency {
     pub(crate) fn to_python(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self {
             Self::Task(task) => Ok(task.clone_ref(py).into_any()),
-            Self::Id(space, key) => Ok(Py::new(py, TaskID { space: space.clone_ref(py), key: key.clone() })?.into_any()),
+            Self::Id(space, key) => Ok(Py::new(
+                py,
+                TaskID {
+                    space: space.clone_ref(py),
+                    key: key.clone(),
+                },
+            )?
+            .into_any()),
         }
     }
 
@@ -472,7 +572,10 @@ pub(crate) fn resolve_any(object: &Bound<'_, PyAny>, rt: &Arc<Rt>) -> PyResult<O
 
 /// A `TypeError` for something that should name a task.
 pub(crate) fn not_a_task(object: &Bound<'_, PyAny>, argument: &str) -> PyErr {
-    let kind = object.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    let kind = object
+        .get_type()
+        .name()
+        .map_or_else(|_| "?".to_owned(), |name| name.to_string());
     PyTypeError::new_err(format!(
         "{argument}: expected a Task, TaskID, TaskSpace, tasks(...) or an iterable of those, not {kind}"
     ))

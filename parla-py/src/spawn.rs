@@ -77,7 +77,11 @@ pub(crate) fn spawn(
     task: Option<Py<PyAny>>,
 ) -> PyResult<Spawner> {
     let taskid = match (taskid, task) {
-        (Some(_), Some(_)) => return Err(PyTypeError::new_err("spawn got both 'taskid' and 'task', two names for the same argument")),
+        (Some(_), Some(_)) => {
+            return Err(PyTypeError::new_err(
+                "spawn got both 'taskid' and 'task', two names for the same argument",
+            ));
+        }
         (taskid, task) => taskid.or(task),
     };
     for (argument, operands) in [("input", input), ("output", output), ("inout", inout)] {
@@ -99,10 +103,22 @@ pub(crate) fn spawn(
         None => None,
         Some(name) => match name.cast::<PyString>() {
             Ok(name) => Some(name.clone().unbind()),
-            Err(_) => return Err(PyTypeError::new_err(format!("name: expected a string, not {}", name.get_type().name()?))),
+            Err(_) => {
+                return Err(PyTypeError::new_err(format!(
+                    "name: expected a string, not {}",
+                    name.get_type().name()?
+                )));
+            }
         },
     };
-    Ok(Spawner { taskid, dependencies, placement, priority, name, retries })
+    Ok(Spawner {
+        taskid,
+        dependencies,
+        placement,
+        priority,
+        name,
+        retries,
+    })
 }
 
 #[pymethods]
@@ -112,7 +128,9 @@ impl Spawner {
         let rt = runtime::current(py)?;
         let captured = Body::capture(body)?;
         if self.retries > 0 && matches!(captured.work, crate::body::Work::Coroutine(_)) {
-            return Err(PyValueError::new_err("retries: a coroutine object can run only once; spawn the `async def` function instead"));
+            return Err(PyValueError::new_err(
+                "retries: a coroutine object can run only once; spawn the `async def` function instead",
+            ));
         }
         let mut edges = Edges::default();
         if let Some(dependencies) = &self.dependencies {
@@ -126,7 +144,11 @@ impl Spawner {
             Err(_) => return Err(not_an_id(taskid.bind(py))),
         };
         let space = taskid.space.bind(py);
-        let place = Place { space_name: space.get().name_arc(), key: taskid.key.clone(), space: Space::weak(space)?.unbind() };
+        let place = Place {
+            space_name: space.get().name_arc(),
+            key: taskid.key.clone(),
+            space: Space::weak(space)?.unbind(),
+        };
         let declared = space.get().begin_spawn(py, &taskid.key, &rt)?;
         let launched = self.launch(py, &rt, captured, edges, declared, Some(place));
         let outcome = match &launched {
@@ -157,32 +179,54 @@ impl Spawner {
             retries: self.retries,
             again: None,
             context: None,
-            name: self.name.as_ref().map_or(body.name, |name| name.clone_ref(py)),
+            name: self
+                .name
+                .as_ref()
+                .map_or(body.name, |name| name.clone_ref(py)),
             origin: python::Origin::here(py),
             finish_scope: None,
         };
-        let task = Task::pending(py, Task::new(Arc::clone(rt), core, place, self.placement.object.clone_ref(py)))?;
-        let attrs = Attrs { priority: self.priority, worker: self.placement.worker, claim: self.placement.claim };
-        let request = parla_sched::Task { declared, dependencies: &edges.ids, attrs };
+        let task = Task::pending(
+            py,
+            Task::new(
+                Arc::clone(rt),
+                core,
+                place,
+                self.placement.object.clone_ref(py),
+            ),
+        )?;
+        let attrs = Attrs {
+            priority: self.priority,
+            worker: self.placement.worker,
+            claim: self.placement.claim,
+        };
+        let request = parla_sched::Task {
+            declared,
+            dependencies: &edges.ids,
+            attrs,
+        };
         let make_body = |id| {
             task.get().set_id(id);
             PyBody(task.clone_ref(py))
         };
         match runtime::spawn_in(rt, request, make_body) {
             Ok(id) => {
-                rt.executor().spawned(py, id, declared.is_some(), task.get());
+                rt.executor()
+                    .spawned(py, id, declared.is_some(), task.get());
                 runtime::note_spawned(py, &task)?;
                 if task.get().place.is_none() {
                     gil::hand_over_if_wanted(py);
                 }
                 Ok(task)
             }
-            Err(SpawnError::Closed) => Err(errors::no_runtime(py, "spawn: the runtime takes no more tasks, its block has ended")),
+            Err(SpawnError::Closed) => Err(errors::no_runtime(
+                py,
+                "spawn: the runtime takes no more tasks, its block has ended",
+            )),
             Err(error) => Err(errors::spawn_error(py, format!("spawn: {error}"))),
         }
     }
 }
-
 
 /// Dependencies, flattened; each counts once.
 #[derive(Default)]
@@ -227,12 +271,18 @@ impl Edges {
         }
         let is_text = object.is_instance_of::<PyString>() || object.is_instance_of::<PyBytes>();
         let is_container = object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>();
-        let iterable = is_container || (!is_text && object.cast::<PyMapping>().is_err() && object.is_instance(python::iterable(object.py())?)?);
+        let iterable = is_container
+            || (!is_text
+                && object.cast::<PyMapping>().is_err()
+                && object.is_instance(python::iterable(object.py())?)?);
         if !iterable {
             return Err(not_a_task(object, "dependencies"));
         }
         if depth >= MAX_NESTING {
-            return Err(errors::spawn_error(object.py(), format!("dependencies: nested more than {MAX_NESTING} deep")));
+            return Err(errors::spawn_error(
+                object.py(),
+                format!("dependencies: nested more than {MAX_NESTING} deep"),
+            ));
         }
         if object.cast_exact::<PyList>().is_ok() || object.cast_exact::<PyTuple>().is_ok() {
             return self.add(object, rt, depth + 1);
@@ -280,7 +330,11 @@ pub(crate) fn forget_placements() {
 
 impl Placed {
     fn clone_ref(&self, py: Python<'_>) -> Self {
-        Self { object: self.object.clone_ref(py), claim: self.claim, worker: self.worker }
+        Self {
+            object: self.object.clone_ref(py),
+            claim: self.claim,
+            worker: self.worker,
+        }
     }
 
     fn resolve(
@@ -311,13 +365,19 @@ impl Placed {
         let object = python::resolve_placement(py)?.call1((placement, vcus, memory, ndevices))?;
         let affinity: i64 = object.getattr("affinity")?.extract()?;
         let placed = Self {
-            claim: Claim { vcus: Vcus(object.getattr("vcus")?.extract()?), memory: object.getattr("memory")?.extract()? },
+            claim: Claim {
+                vcus: Vcus(object.getattr("vcus")?.extract()?),
+                memory: object.getattr("memory")?.extract()?,
+            },
             worker: u16::try_from(affinity).ok(),
             object: object.unbind(),
         };
         let cachable = match placement {
             None => true,
-            Some(placement) => placement.is_instance(python::architecture(py)?)? || placement.is_instance(python::device(py)?)?,
+            Some(placement) => {
+                placement.is_instance(python::architecture(py)?)?
+                    || placement.is_instance(python::device(py)?)?
+            }
         };
         if plain && cachable {
             let mut known = KNOWN.lock();
@@ -331,34 +391,56 @@ impl Placed {
 
 fn refuse_operands(argument: &str, operands: &Bound<'_, PyAny>) -> PyResult<()> {
     let Ok(items) = operands.try_iter() else {
-        return Err(PyTypeError::new_err(format!("{argument}: expected a sequence of arrays, not {}", operands.get_type().name()?)));
+        return Err(PyTypeError::new_err(format!(
+            "{argument}: expected a sequence of arrays, not {}",
+            operands.get_type().name()?
+        )));
     };
     match items.into_iter().next() {
         None => Ok(()),
         Some(item) => Err(errors::spawn_error(
             operands.py(),
-            format!("{argument}: this version moves no data; a NumPy array ({}) can be used in the body as it is", item?.get_type().name()?),
+            format!(
+                "{argument}: this version moves no data; a NumPy array ({}) can be used in the body as it is",
+                item?.get_type().name()?
+            ),
         )),
     }
 }
 
 /// Arguments of earlier versions that have no effect on CPU tasks: their types are still checked.
-fn check_ignored(tags: Option<&Bound<'_, PyAny>>, data: Option<&Bound<'_, PyAny>>, runahead: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+fn check_ignored(
+    tags: Option<&Bound<'_, PyAny>>,
+    data: Option<&Bound<'_, PyAny>>,
+    runahead: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
     if let Some(tags) = tags {
         if !(tags.is_instance_of::<PyString>() || tags.try_iter().is_ok()) {
-            return Err(PyTypeError::new_err(format!("tags: expected a sequence, not {}", tags.get_type().name()?)));
+            return Err(PyTypeError::new_err(format!(
+                "tags: expected a sequence, not {}",
+                tags.get_type().name()?
+            )));
         }
     }
     if let Some(data) = data {
         if data.try_iter().is_err() {
-            return Err(PyTypeError::new_err(format!("data: expected a sequence of arrays, not {}", data.get_type().name()?)));
+            return Err(PyTypeError::new_err(format!(
+                "data: expected a sequence of arrays, not {}",
+                data.get_type().name()?
+            )));
         }
     }
     if let Some(runahead) = runahead {
-        if runahead.is_instance_of::<PyInt>() || runahead.is_instance_of::<PyString>() || runahead.hasattr("name")? {
+        if runahead.is_instance_of::<PyInt>()
+            || runahead.is_instance_of::<PyString>()
+            || runahead.hasattr("name")?
+        {
             return Ok(());
         }
-        return Err(PyTypeError::new_err(format!("runahead: expected a behaviour, not {}", runahead.get_type().name()?)));
+        return Err(PyTypeError::new_err(format!(
+            "runahead: expected a behaviour, not {}",
+            runahead.get_type().name()?
+        )));
     }
     Ok(())
 }
@@ -374,20 +456,38 @@ fn integer(value: &Bound<'_, PyAny>, argument: &str, least: i32) -> PyResult<i32
     };
     match i32::try_from(number) {
         Ok(number) if number >= least => Ok(number),
-        _ => Err(PyValueError::new_err(format!("{argument}: {number} is out of range"))),
+        _ => Err(PyValueError::new_err(format!(
+            "{argument}: {number} is out of range"
+        ))),
     }
 }
 
 /// An error for a `taskid` that names no task or several.
 fn not_an_id(taskid: &Bound<'_, PyAny>) -> PyErr {
-    let describe = || taskid.repr().map_or_else(|_| "?".to_owned(), |r| r.to_string());
+    let describe = || {
+        taskid
+            .repr()
+            .map_or_else(|_| "?".to_owned(), |r| r.to_string())
+    };
     if taskid.hasattr("_selected").unwrap_or(false) {
-        let what = taskid.getattr("_selected").and_then(|s| s.extract::<String>()).unwrap_or_else(|_| describe());
+        let what = taskid
+            .getattr("_selected")
+            .and_then(|s| s.extract::<String>())
+            .unwrap_or_else(|_| describe());
         return match taskid.len() {
-            Ok(0) => PyIndexError::new_err(format!("taskid: {what} names no task: the index is out of range")),
-            _ => PyTypeError::new_err(format!("taskid: {what} names several tasks; a task has one id")),
+            Ok(0) => PyIndexError::new_err(format!(
+                "taskid: {what} names no task: the index is out of range"
+            )),
+            _ => PyTypeError::new_err(format!(
+                "taskid: {what} names several tasks; a task has one id"
+            )),
         };
     }
-    let kind = taskid.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-    PyTypeError::new_err(format!("taskid: expected an index of a TaskSpace such as T[0], not {kind}"))
+    let kind = taskid
+        .get_type()
+        .name()
+        .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!(
+        "taskid: expected an index of a TaskSpace such as T[0], not {kind}"
+    ))
 }

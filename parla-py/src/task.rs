@@ -17,8 +17,8 @@ use crate::awaiter::Awaiter;
 use crate::body::Work;
 use crate::errors;
 use crate::key::Key;
-use crate::runtime::{self, Rt};
 use crate::python::Origin;
+use crate::runtime::{self, Rt};
 use crate::space::{Dependency, Resolved, Space, TaskID};
 
 /// A spawned task.
@@ -80,7 +80,13 @@ impl Outcome {
 
 impl Task {
     pub(crate) fn new(rt: Arc<Rt>, core: Core, place: Option<Place>, placement: Py<PyAny>) -> Self {
-        Self { rt, id: AtomicU64::new(u64::MAX), core: Mutex::new(core), place, placement }
+        Self {
+            rt,
+            id: AtomicU64::new(u64::MAX),
+            core: Mutex::new(core),
+            place,
+            placement,
+        }
     }
 
     pub(crate) fn id(&self) -> TaskId {
@@ -120,8 +126,15 @@ impl Task {
         if matches!(self.core.lock().outcome, Outcome::Value(_)) {
             return Ok(Resolved::Done);
         }
-        let state = if self.rt.is_closed() { "did not end well in a runtime that has ended" } else { "belongs to another runtime" };
-        Err(errors::spawn_error(py, format!("dependencies: {} {state}", self.describe(py))))
+        let state = if self.rt.is_closed() {
+            "did not end well in a runtime that has ended"
+        } else {
+            "belongs to another runtime"
+        };
+        Err(errors::spawn_error(
+            py,
+            format!("dependencies: {} {state}", self.describe(py)),
+        ))
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -159,12 +172,17 @@ impl Task {
         }
         match Self::error(slf)? {
             Some(error) => Err(PyErr::from_value(error.into_any())),
-            None => Err(errors::parla_error(py, format!("{} has not ended", slf.get().describe(py)))),
+            None => Err(errors::parla_error(
+                py,
+                format!("{} has not ended", slf.get().describe(py)),
+            )),
         }
     }
 
     /// The exception that the task ended with. Whoever gets it has looked at it: it is not raised again at the end of the block.
-    pub(crate) fn error<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyBaseException>>> {
+    pub(crate) fn error<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<Option<Bound<'py, PyBaseException>>> {
         let py = slf.py();
         let this = slf.get();
         let cause = match &this.core.lock().outcome {
@@ -194,13 +212,19 @@ impl Task {
                     Outcome::Failed(root) => Some(root.clone_ref(py)),
                     _ => None,
                 };
-                error.set_cause(py, root.map(|root| PyErr::from_value(root.into_bound(py).into_any())));
+                error.set_cause(
+                    py,
+                    root.map(|root| PyErr::from_value(root.into_bound(py).into_any())),
+                );
                 error
             }
         };
         let error = error.into_value(py);
         // From now on the same object every time.
-        let before = std::mem::replace(&mut this.core.lock().outcome, Outcome::Failed(error.clone_ref(py)));
+        let before = std::mem::replace(
+            &mut this.core.lock().outcome,
+            Outcome::Failed(error.clone_ref(py)),
+        );
         drop(before);
         Ok(Some(error.into_bound(py)))
     }
@@ -215,22 +239,36 @@ impl Task {
             return Ok(());
         }
         let seconds = timeout.unwrap_or_default().as_secs_f64();
-        Err(PyTimeoutError::new_err(format!("{} did not end within {seconds} s", this.describe(slf.py()))))
+        Err(PyTimeoutError::new_err(format!(
+            "{} did not end within {seconds} s",
+            this.describe(slf.py())
+        )))
     }
 }
 
 /// Seconds, or no limit.
 pub(crate) fn parse_timeout(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
-    let Some(timeout) = timeout else { return Ok(None) };
+    let Some(timeout) = timeout else {
+        return Ok(None);
+    };
     let number = timeout.extract::<f64>().map_err(|_| {
-        let kind = timeout.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-        PyTypeError::new_err(format!("timeout is a number of seconds or None, not {kind}"))
+        let kind = timeout
+            .get_type()
+            .name()
+            .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        PyTypeError::new_err(format!(
+            "timeout is a number of seconds or None, not {kind}"
+        ))
     })?;
     if number.is_nan() {
-        return Err(PyValueError::new_err("timeout is a number of seconds or None, not NaN"));
+        return Err(PyValueError::new_err(
+            "timeout is a number of seconds or None, not NaN",
+        ));
     }
     // Longer than a clock can count is no limit.
-    Ok(Duration::try_from_secs_f64(number.max(0.0)).ok().filter(|t| t.as_secs() < 1 << 31))
+    Ok(Duration::try_from_secs_f64(number.max(0.0))
+        .ok()
+        .filter(|t| t.as_secs() < 1 << 31))
 }
 
 #[pymethods]
@@ -244,9 +282,14 @@ impl Task {
     /// The id it was spawned under, or None for a task without one.
     #[getter]
     fn taskid(&self, py: Python<'_>) -> PyResult<Option<TaskID>> {
-        let Some(place) = &self.place else { return Ok(None) };
+        let Some(place) = &self.place else {
+            return Ok(None);
+        };
         let space = place.space.bind(py).call0()?;
-        Ok(space.cast::<Space>().ok().map(|space| TaskID { space: space.clone().unbind(), key: place.key.clone() }))
+        Ok(space.cast::<Space>().ok().map(|space| TaskID {
+            space: space.clone().unbind(),
+            key: place.key.clone(),
+        }))
     }
 
     /// Where it is in its life; ``task.state.is_terminal`` says whether it has ended.
@@ -272,8 +315,20 @@ impl Task {
     /// What it still depends on, as the user named it (`Task` or `TaskID`); empty once it has ended.
     #[getter]
     fn dependencies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let dependencies: Vec<_> = self.core.lock().dependencies.iter().map(|d| d.clone_ref(py)).collect();
-        PyTuple::new(py, dependencies.iter().map(|d| d.to_python(py)).collect::<PyResult<Vec<_>>>()?)
+        let dependencies: Vec<_> = self
+            .core
+            .lock()
+            .dependencies
+            .iter()
+            .map(|d| d.clone_ref(py))
+            .collect();
+        PyTuple::new(
+            py,
+            dependencies
+                .iter()
+                .map(|d| d.to_python(py))
+                .collect::<PyResult<Vec<_>>>()?,
+        )
     }
 
     /// Where it may run (internal).
@@ -306,7 +361,10 @@ impl Task {
     ///
     /// Raises ``TimeoutError`` after ``timeout`` seconds and ``DeadlockError`` when it can never end.
     #[pyo3(signature = (timeout = None))]
-    fn result<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+    fn result<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         Self::wait_end(slf, parse_timeout(timeout)?)?;
         Self::value(slf)
     }
@@ -348,7 +406,9 @@ impl Task {
         if let Some(place) = &self.place {
             visit.call(&place.space)?;
         }
-        let Some(core) = self.core.try_lock() else { return Ok(()) };
+        let Some(core) = self.core.try_lock() else {
+            return Ok(());
+        };
         if let Some(work) = &core.work {
             work.traverse(&visit)?;
         }
@@ -358,7 +418,9 @@ impl Task {
         visit.call(&core.context)?;
         visit.call(&core.origin.code)?;
         visit.call(&core.finish_scope)?;
-        core.dependencies.iter().try_for_each(|d| d.traverse(&visit))?;
+        core.dependencies
+            .iter()
+            .try_for_each(|d| d.traverse(&visit))?;
         match &core.outcome {
             Outcome::Pending | Outcome::Cancelled(None) => Ok(()),
             Outcome::Value(value) => visit.call(value),
@@ -369,7 +431,11 @@ impl Task {
 
     fn __clear__(&self) {
         let mut core = self.core.lock();
-        let garbage = (core.work.take(), std::mem::take(&mut core.outcome), std::mem::take(&mut core.dependencies));
+        let garbage = (
+            core.work.take(),
+            std::mem::take(&mut core.outcome),
+            std::mem::take(&mut core.dependencies),
+        );
         drop(core);
         drop(garbage);
     }
@@ -378,7 +444,10 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         let id = self.id.load(Ordering::Relaxed);
-        let ended_badly = matches!(self.core.get_mut().outcome, Outcome::Failed(_) | Outcome::Cancelled(_));
+        let ended_badly = matches!(
+            self.core.get_mut().outcome,
+            Outcome::Failed(_) | Outcome::Cancelled(_)
+        );
         if id != u64::MAX && ended_badly {
             self.rt.forget(TaskId::from_u64(id));
         }
@@ -414,4 +483,3 @@ impl TaskState {
         self.name
     }
 }
-

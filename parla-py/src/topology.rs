@@ -17,7 +17,10 @@ pub(crate) fn topology(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("workers", machine.default_workers())?;
     dict.set_item("cores", cores.len())?;
-    dict.set_item("pus", cores.iter().map(|core| core.pus.len()).sum::<usize>())?;
+    dict.set_item(
+        "pus",
+        cores.iter().map(|core| core.pus.len()).sum::<usize>(),
+    )?;
     dict.set_item("packages", machine.packages.len())?;
     dict.set_item("numa_nodes", machine.numa_nodes.len())?;
     dict.set_item("memory", memory)?;

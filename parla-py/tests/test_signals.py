@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import time
 
@@ -232,3 +233,59 @@ except KeyboardInterrupt:
     interrupt_then_release(run)
     run.expect("interrupted ['cleaned', 'short']", 10)
     assert run.finish().returncode == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_interrupts_at_any_moment(n):
+    """Dozens of them, wherever they hit: no hang, no crash, and a runtime that works afterwards."""
+    run = program(
+        """
+import faulthandler, gc, os
+faulthandler.dump_traceback_later(25, exit=True)
+rounds = interrupted = 0
+stop = threading.Event()
+def listen():
+    sys.stdin.readline()
+    stop.set()
+threading.Thread(target=listen, daemon=True).start()
+
+def one():
+    T = TaskSpace("T")
+    with Parla(workers=WORKERS):
+        for i in range(30):
+            @spawn(T[i], [T[i - 1]] if i % 3 else [])
+            async def body():
+                await spawn()(lambda: time.sleep(0.0005))
+                return spawn()(lambda: i).result()
+        spawn()(lambda: T.wait())
+        T.wait()
+
+print("ready", flush=True)
+while not stop.is_set():
+    try:
+        rounds += 1
+        one()
+    except KeyboardInterrupt:
+        interrupted += 1
+    except BaseExceptionGroup if sys.version_info >= (3, 11) else () as e:
+        interrupted += 1
+print("rounds", rounds > 1, interrupted > 1, flush=True)
+faulthandler.cancel_dump_traceback_later()
+with Parla(workers=WORKERS):
+    again = spawn()(lambda: "again")
+print(again.result(), flush=True)
+os._exit(0)
+""",
+        n,
+    )
+    run.expect("ready")
+    rng = random.Random(n)
+    for _ in range(60):
+        time.sleep(rng.uniform(0.005, 0.05))
+        run.interrupt()
+    time.sleep(0.3)
+    run.release()
+    run.expect("again", 20)
+    done = run.finish(5)
+    assert "rounds True True" in done.stdout
+    assert done.returncode == 0

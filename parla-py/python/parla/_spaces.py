@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parla import _native
 from parla._native import Awaiter, Task, TaskID
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["TaskList", "TaskSpace", "flatten", "select"]
 
@@ -38,12 +41,13 @@ class TaskSpace(_native.Space):
         start: int | Sequence[int] = 0,
         *,
         _completed: bool = False,
-    ) -> TaskSpace:
+    ) -> Self:
         """Make an empty space."""
         if not isinstance(name, str):
             raise TypeError(f"name: expected a string, not {type(name).__name__}")
         starts = _bounds("start", start)
-        return super().__new__(cls, name, None if shape is None else _bounds("shape", shape), starts, _completed)
+        made: Self = super().__new__(cls, name, None if shape is None else _bounds("shape", shape), starts, _completed)
+        return made
 
     @property
     def view(self) -> TaskSpace:

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from parla import _native, device, trace as _trace
-from parla._native import Task, TaskID
+from parla import _native, device
 from parla import cpu as _cpu
+from parla import trace as _trace
+from parla._native import Task, TaskID
 from parla.device import Architecture, Device
 from parla.devices import check_environment
 from parla.errors import DeadlockError, ParlaError, PolicyError, SchedulerException
@@ -219,9 +220,9 @@ def _count(workers: Any) -> int | None:
 def _check_devices(devices: Any) -> None:
     if devices is None:
         return
-    for device in devices if isinstance(devices, list | tuple | set) else (devices,):
-        if not isinstance(device, Architecture | Device):
-            raise TypeError(f"devices: expected devices or architectures, not {type(device).__name__}")
+    for one in devices if isinstance(devices, list | tuple | set) else (devices,):
+        if not isinstance(one, Architecture | Device):
+            raise TypeError(f"devices: expected devices or architectures, not {type(one).__name__}")
 
 
 def _trace_option(trace: Any) -> tuple[Path | None, bool]:

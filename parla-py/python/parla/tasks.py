@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parla import _native
 from parla._native import Task, TaskID, TaskState, spawn
@@ -17,6 +17,9 @@ from parla.context import (
     has_environment,
 )
 from parla.errors import InvalidSchedulerAccessException
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "AtomicTaskSpace",
@@ -46,7 +49,7 @@ class CompletedTaskSpace(TaskSpace):
 
     __slots__ = ()
 
-    def __new__(cls) -> CompletedTaskSpace:
+    def __new__(cls) -> Self:
         """Every index is valid, also a negative one."""
         return super().__new__(cls, "completed", _completed=True)
 
