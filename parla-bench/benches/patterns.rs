@@ -15,7 +15,9 @@ fn patterns(c: &mut Criterion) {
         let mut group = c.benchmark_group(pattern.name());
         group.throughput(Throughput::Elements(N as u64));
         for system in [&parla as &dyn System, &outside, &rayon] {
-            group.bench_function(system.name(), |b| b.iter(|| system.run(pattern, N, Kernel::default())));
+            group.bench_function(system.name(), |b| {
+                b.iter(|| system.run(pattern, N, Kernel::default()))
+            });
         }
         group.finish();
     }

@@ -16,9 +16,17 @@ pub fn median(mut samples: Vec<Duration>) -> Duration {
 
 /// Runs the pattern on each system by turns, each round beginning with another one; the median time of each.
 #[must_use]
-pub fn in_turns(systems: &[&dyn System], rounds: usize, pattern: Pattern, n: usize, kernel: Kernel) -> Vec<Duration> {
+pub fn in_turns(
+    systems: &[&dyn System],
+    rounds: usize,
+    pattern: Pattern,
+    n: usize,
+    kernel: Kernel,
+) -> Vec<Duration> {
     let mut samples = vec![Vec::new(); systems.len()];
-    systems.iter().for_each(|system| system.run(pattern, n, kernel)); // warm
+    systems
+        .iter()
+        .for_each(|system| system.run(pattern, n, kernel)); // warm
     for round in 0..rounds {
         for turn in 0..systems.len() {
             let which = (round + turn) % systems.len();
@@ -34,12 +42,22 @@ pub fn in_turns(systems: &[&dyn System], rounds: usize, pattern: Pattern, n: usi
 /// time. Efficiency is the time of the kernels run one after the other, by the workers, by the time taken; both are
 /// measured in the same step.
 #[must_use]
-pub fn half_efficiency(systems: &[&dyn System], workers: u32, pattern: Pattern, n: usize) -> Vec<Duration> {
+pub fn half_efficiency(
+    systems: &[&dyn System],
+    workers: u32,
+    pattern: Pattern,
+    n: usize,
+) -> Vec<Duration> {
     const ROUNDS: usize = 7;
     let mut bounds = vec![(4_u32, 1_u32 << 14); systems.len()];
-    while bounds.iter().any(|(low, high)| f64::from(*high) > 1.02 * f64::from(*low) + 1.0) {
+    while bounds
+        .iter()
+        .any(|(low, high)| f64::from(*high) > 1.02 * f64::from(*low) + 1.0)
+    {
         for (system, (low, high)) in systems.iter().zip(&mut bounds) {
-            let kernel = Kernel { rounds: middle(*low, *high) };
+            let kernel = Kernel {
+                rounds: middle(*low, *high),
+            };
             let mut alone = Vec::new();
             let mut taken = Vec::new();
             for _ in 0..ROUNDS {
@@ -53,8 +71,11 @@ pub fn half_efficiency(systems: &[&dyn System], workers: u32, pattern: Pattern, 
         }
     }
     let length = |(low, high)| {
-        let kernel = Kernel { rounds: middle(low, high) };
-        median((0..ROUNDS).map(|_| kernel.time_of(n)).collect()) / u32::try_from(n).expect("tasks are counted in thousands")
+        let kernel = Kernel {
+            rounds: middle(low, high),
+        };
+        median((0..ROUNDS).map(|_| kernel.time_of(n)).collect())
+            / u32::try_from(n).expect("tasks are counted in thousands")
     };
     bounds.into_iter().map(length).collect()
 }
@@ -62,7 +83,9 @@ pub fn half_efficiency(systems: &[&dyn System], workers: u32, pattern: Pattern, 
 /// Halfway on a logarithmic scale.
 fn middle(low: u32, high: u32) -> u32 {
     let middle = (u64::from(low) * u64::from(high)).isqrt();
-    u32::try_from(middle).expect("it lies between the two").clamp(low, high)
+    u32::try_from(middle)
+        .expect("it lies between the two")
+        .clamp(low, high)
 }
 
 #[cfg(test)]
@@ -96,6 +119,9 @@ mod tests {
     #[test]
     fn half_of_one_worker_is_used_when_task_and_overhead_take_the_same() {
         let length = half_efficiency(&[&Slow], 1, Pattern::Independent, 2_000)[0];
-        assert!((Duration::from_nanos(200)..Duration::from_micros(5)).contains(&length), "{length:?}");
+        assert!(
+            (Duration::from_nanos(200)..Duration::from_micros(5)).contains(&length),
+            "{length:?}"
+        );
     }
 }

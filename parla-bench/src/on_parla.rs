@@ -27,7 +27,13 @@ impl Parla {
     /// # Errors
     /// As [`native::start`].
     pub fn start(workers: usize, spawner: Spawner) -> Result<Self, RuntimeError> {
-        Ok(Self { runtime: native::start(Options { workers, ..Options::default() })?, spawner })
+        Ok(Self {
+            runtime: native::start(Options {
+                workers,
+                ..Options::default()
+            })?,
+            spawner,
+        })
     }
 
     /// The runtime itself.
@@ -58,7 +64,9 @@ fn spawn_all(pattern: Pattern, n: usize, mut spawn: impl FnMut(&[TaskId]) -> Tas
         Pattern::Stencil => {
             let mut row: Vec<_> = (0..WIDTH).map(|_| spawn(&[])).collect();
             for _ in 1..n / WIDTH {
-                row = (0..WIDTH).map(|i| spawn(&[row[(i + WIDTH - 1) % WIDTH], row[i], row[(i + 1) % WIDTH]])).collect();
+                row = (0..WIDTH)
+                    .map(|i| spawn(&[row[(i + WIDTH - 1) % WIDTH], row[i], row[(i + 1) % WIDTH]]))
+                    .collect();
             }
         }
         Pattern::Tree => unreachable!("a tree spawns itself"),
@@ -102,14 +110,19 @@ impl System for Parla {
                         tree(cx, n, kernel);
                     } else {
                         let open = "the runtime is open";
-                        spawn_all(pattern, n, |on| cx.spawn(after(on), |_| body(kernel)).expect(open));
+                        spawn_all(pattern, n, |on| {
+                            cx.spawn(after(on), |_| body(kernel)).expect(open)
+                        });
                     }
                     Ok(())
                 })
             });
             root.expect("the runtime is open");
         } else {
-            spawn_all(pattern, n, |on| rt.spawn(after(on), |_| body(kernel)).expect("the runtime is open"));
+            spawn_all(pattern, n, |on| {
+                rt.spawn(after(on), |_| body(kernel))
+                    .expect("the runtime is open")
+            });
         }
         let waited = rt.wait_idle(None, None);
         assert!(matches!(waited, Waited::Ended), "{waited:?}");
@@ -117,5 +130,8 @@ impl System for Parla {
 }
 
 fn after(dependencies: &[TaskId]) -> Task<'_> {
-    Task { dependencies, ..Task::default() }
+    Task {
+        dependencies,
+        ..Task::default()
+    }
 }

@@ -17,7 +17,9 @@ impl Rayon {
     /// # Errors
     /// When the system has no threads to give.
     pub fn start(workers: usize) -> Result<Self, ThreadPoolBuildError> {
-        Ok(Self { pool: ThreadPoolBuilder::new().num_threads(workers).build()? })
+        Ok(Self {
+            pool: ThreadPoolBuilder::new().num_threads(workers).build()?,
+        })
     }
 }
 
@@ -28,11 +30,18 @@ struct Node {
 }
 
 fn nodes(n: usize, dependencies: impl Fn(usize) -> Vec<usize>) -> Vec<Node> {
-    let mut nodes: Vec<_> = (0..n).map(|_| Node { open: AtomicU32::new(0), successors: Vec::new() }).collect();
+    let mut nodes: Vec<_> = (0..n)
+        .map(|_| Node {
+            open: AtomicU32::new(0),
+            successors: Vec::new(),
+        })
+        .collect();
     for i in 0..n {
         for on in dependencies(i) {
             *nodes[i].open.get_mut() += 1;
-            nodes[on].successors.push(u32::try_from(i).expect("tasks are counted in thousands"));
+            nodes[on]
+                .successors
+                .push(u32::try_from(i).expect("tasks are counted in thousands"));
         }
     }
     nodes
@@ -72,7 +81,11 @@ impl System for Rayon {
                         return vec![];
                     }
                     let (row, at) = (i / WIDTH * WIDTH - WIDTH, i % WIDTH);
-                    vec![row + (at + WIDTH - 1) % WIDTH, row + at, row + (at + 1) % WIDTH]
+                    vec![
+                        row + (at + WIDTH - 1) % WIDTH,
+                        row + at,
+                        row + (at + 1) % WIDTH,
+                    ]
                 }),
             };
             rayon::scope(|scope| match pattern {
@@ -81,7 +94,8 @@ impl System for Rayon {
                 Pattern::Chain => run_node(scope, &nodes, 0, kernel),
                 Pattern::Stencil => {
                     let nodes = &nodes;
-                    (0..WIDTH).for_each(|i| scope.spawn(move |scope| run_node(scope, nodes, i, kernel)));
+                    (0..WIDTH)
+                        .for_each(|i| scope.spawn(move |scope| run_node(scope, nodes, i, kernel)));
                 }
             });
         });

@@ -45,7 +45,14 @@ impl<B> TaskGraph<B> {
         let snapshot = self.snapshot();
         for &(id, state, _) in &snapshot {
             if state != TaskState::Declared && !state.is_terminal() {
-                blocked.insert(id, Blocked { id, state, reasons: Vec::new() });
+                blocked.insert(
+                    id,
+                    Blocked {
+                        id,
+                        state,
+                        reasons: Vec::new(),
+                    },
+                );
             }
         }
         for (id, state, successors) in snapshot {
@@ -65,16 +72,23 @@ impl<B> TaskGraph<B> {
         }
         let cycles = find_cycles(&blocked);
         never_spawned.sort_unstable();
-        Diagnosis { blocked: blocked.into_values().collect(), never_spawned, cycles }
+        Diagnosis {
+            blocked: blocked.into_values().collect(),
+            never_spawned,
+            cycles,
+        }
     }
 }
 
 /// Depth-first search over "waits for", one circle per back edge into the current path, at most one per start.
 fn find_cycles(blocked: &BTreeMap<TaskId, Blocked>) -> Vec<Vec<TaskId>> {
     let waits_for = |id: &TaskId, nth: usize| {
-        blocked.get(id).and_then(|b| b.reasons.get(nth)).map(|reason| match *reason {
-            Reason::DependsOn(on) | Reason::Awaits(on) => on,
-        })
+        blocked
+            .get(id)
+            .and_then(|b| b.reasons.get(nth))
+            .map(|reason| match *reason {
+                Reason::DependsOn(on) | Reason::Awaits(on) => on,
+            })
     };
     let mut cycles = Vec::new();
     let mut visited = BTreeSet::new();

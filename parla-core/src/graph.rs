@@ -124,7 +124,11 @@ pub struct Completed<B> {
 
 impl<B> Default for Completed<B> {
     fn default() -> Self {
-        Self { ready: Vec::new(), cancelled: Vec::new(), watched: Vec::new() }
+        Self {
+            ready: Vec::new(),
+            cancelled: Vec::new(),
+            watched: Vec::new(),
+        }
     }
 }
 
@@ -157,7 +161,11 @@ impl<B> TaskGraph<B> {
     /// An empty graph.
     #[must_use]
     pub fn new() -> Self {
-        Self { slots: Slab::new(), fresh: AtomicU32::new(0), free: Mutex::new(Vec::new()) }
+        Self {
+            slots: Slab::new(),
+            fresh: AtomicU32::new(0),
+            free: Mutex::new(Vec::new()),
+        }
     }
 
     /// Names a task that is to be spawned later, so that others can depend on it now.
@@ -184,7 +192,11 @@ impl<B> TaskGraph<B> {
         body: impl FnOnce(TaskId) -> B,
         attrs: Attrs,
     ) -> Spawned<B> {
-        let open = if dependencies.is_empty() { 0 } else { open_for(dependencies) };
+        let open = if dependencies.is_empty() {
+            0
+        } else {
+            open_for(dependencies)
+        };
         let id = match declared {
             None => {
                 let (index, slot) = self.allocate(cache);
@@ -246,8 +258,16 @@ impl<B> TaskGraph<B> {
             return None;
         }
         slot.set(word.enter(Phase::Running, 0).with(STARTED));
-        let claim = if word.has(SPECIAL) { attrs_of(word, &node).claim } else { Claim::default() };
-        Some(Started { body: node.body.take()?, claim, resumed: word.has(STARTED) })
+        let claim = if word.has(SPECIAL) {
+            attrs_of(word, &node).claim
+        } else {
+            Claim::default()
+        };
+        Some(Started {
+            body: node.body.take()?,
+            claim,
+            resumed: word.has(STARTED),
+        })
     }
 
     /// Puts a running task to sleep until all of `awaited` have ended, in whatever way.
@@ -337,7 +357,9 @@ impl<B> TaskGraph<B> {
     /// Where a task is in its life.
     #[must_use]
     pub fn state(&self, id: TaskId) -> TaskState {
-        self.word(id).and_then(Word::state).unwrap_or(TaskState::Done)
+        self.word(id)
+            .and_then(Word::state)
+            .unwrap_or(TaskState::Done)
     }
 
     /// The task whose failure or cancellation ended `id`, if that is how it ended.
@@ -377,10 +399,16 @@ impl<B> TaskGraph<B> {
             return None;
         }
         if !word.has(SPECIAL) {
-            return Some(Ready { id, attrs: Attrs::default() });
+            return Some(Ready {
+                id,
+                attrs: Attrs::default(),
+            });
         }
         let (_, node) = self.lock(id)?;
-        Some(Ready { id, attrs: attrs_of(word, &node) })
+        Some(Ready {
+            id,
+            attrs: attrs_of(word, &node),
+        })
     }
 
     /// The task's word, unless its slot has passed on to another task.
@@ -420,7 +448,9 @@ impl<B> TaskGraph<B> {
         cache.free.pop().unwrap_or_else(|| {
             let first = self.fresh.fetch_add(SLOT_BATCH as u32, Ordering::Relaxed);
             self.slots.ensure(first); // SLOT_BATCH divides the slab's chunk size: one chunk holds the whole batch
-            cache.free.extend((first + 1..first + SLOT_BATCH as u32).rev());
+            cache
+                .free
+                .extend((first + 1..first + SLOT_BATCH as u32).rev());
             first
         })
     }
@@ -444,14 +474,21 @@ impl<B> TaskGraph<B> {
 #[inline]
 fn next_free(word: Word) -> Word {
     let generation = word.generation();
-    Word::free(if generation == GENERATION_MASK { 1 } else { generation + 1 })
+    Word::free(if generation == GENERATION_MASK {
+        1
+    } else {
+        generation + 1
+    })
 }
 
 /// How much is open for a task that waits for all of these, with the guard.
 #[inline]
 fn open_for(others: &[TaskId]) -> u32 {
     let n = u32::try_from(others.len()).unwrap_or(u32::MAX);
-    assert!(n <= MAX_OPEN, "a task waits for fewer than 2^25 others, not {n}");
+    assert!(
+        n <= MAX_OPEN,
+        "a task waits for fewer than 2^25 others, not {n}"
+    );
     n + 1
 }
 

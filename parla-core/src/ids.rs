@@ -38,7 +38,8 @@ impl TaskId {
     /// The inverse of [`as_u64`](Self::as_u64).
     #[must_use]
     pub fn from_u64(bits: u64) -> Self {
-        let generation = u32::try_from((bits >> 32) & u64::from(GENERATION_MASK)).unwrap_or(GENERATION_MASK);
+        let generation =
+            u32::try_from((bits >> 32) & u64::from(GENERATION_MASK)).unwrap_or(GENERATION_MASK);
         let index = u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX);
         Self { generation, index }
     }

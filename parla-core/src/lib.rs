@@ -18,7 +18,9 @@ mod sync;
 mod trace;
 
 pub use diagnosis::{Blocked, Diagnosis, Reason};
-pub use graph::{Attrs, Cancelled, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskGraph};
+pub use graph::{
+    Attrs, Cancelled, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskGraph,
+};
 pub use ids::{DeviceId, TaskId};
 pub use resources::{Claim, ClaimError, Ledger, Vcus};
 pub use state::TaskState;

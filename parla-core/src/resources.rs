@@ -61,7 +61,10 @@ impl Ledger {
     /// An account with nothing claimed.
     #[must_use]
     pub fn new(capacity: Claim) -> Self {
-        Self { capacity, claimed: Claim::default() }
+        Self {
+            capacity,
+            claimed: Claim::default(),
+        }
     }
 
     /// What the whole device has.
@@ -82,10 +85,16 @@ impl Ledger {
     /// [`ClaimError`] with both numbers when it could not.
     pub fn check(&self, claim: &Claim) -> Result<(), ClaimError> {
         if claim.vcus > self.capacity.vcus {
-            return Err(ClaimError::Vcus { wanted: claim.vcus, capacity: self.capacity.vcus });
+            return Err(ClaimError::Vcus {
+                wanted: claim.vcus,
+                capacity: self.capacity.vcus,
+            });
         }
         if claim.memory > self.capacity.memory {
-            return Err(ClaimError::Memory { wanted: claim.memory, capacity: self.capacity.memory });
+            return Err(ClaimError::Memory {
+                wanted: claim.memory,
+                capacity: self.capacity.memory,
+            });
         }
         Ok(())
     }
@@ -125,7 +134,10 @@ mod tests {
     use super::*;
 
     fn claim(vcus: u32, memory: u64) -> Claim {
-        Claim { vcus: Vcus(vcus), memory }
+        Claim {
+            vcus: Vcus(vcus),
+            memory,
+        }
     }
 
     #[test]
@@ -133,7 +145,9 @@ mod tests {
         let mut ledger = Ledger::new(claim(1000, 0));
         let third = claim(333, 0);
         for _ in 0..100_000 {
-            assert!(ledger.try_claim(&third) && ledger.try_claim(&third) && ledger.try_claim(&third));
+            assert!(
+                ledger.try_claim(&third) && ledger.try_claim(&third) && ledger.try_claim(&third)
+            );
             assert!(!ledger.try_claim(&third));
             (0..3).for_each(|_| ledger.release(&third));
         }
@@ -145,8 +159,14 @@ mod tests {
         let ledger = Ledger::new(claim(1000, 24));
         let text = |c| ledger.check(&c).map_err(|e| e.to_string());
         assert_eq!(text(claim(1000, 24)), Ok(()));
-        assert_eq!(text(claim(1500, 0)), Err("task claims 1.5 vcus, the device has 1".into()));
-        assert_eq!(text(claim(0, 30)), Err("task claims 30 bytes of memory, the device has 24".into()));
+        assert_eq!(
+            text(claim(1500, 0)),
+            Err("task claims 1.5 vcus, the device has 1".into())
+        );
+        assert_eq!(
+            text(claim(0, 30)),
+            Err("task claims 30 bytes of memory, the device has 24".into())
+        );
     }
 
     #[test]

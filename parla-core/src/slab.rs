@@ -11,7 +11,12 @@ const CHUNK_BITS: u32 = if cfg!(loom) { 2 } else { 10 };
 const PAGE: usize = 1 << PAGE_BITS;
 const PAGE_BITS: u32 = 11;
 /// Directory pages; together 2^31 slots, or somewhat less for loom.
-const PAGES: usize = 1 << if cfg!(loom) { 4 } else { 31 - CHUNK_BITS - PAGE_BITS };
+const PAGES: usize = 1
+    << if cfg!(loom) {
+        4
+    } else {
+        31 - CHUNK_BITS - PAGE_BITS
+    };
 
 type Chunk<T> = OnceLock<Box<[T; CHUNK]>>;
 type Page<T> = OnceLock<Box<[Chunk<T>; PAGE]>>;
@@ -23,7 +28,9 @@ pub(crate) struct Slab<T> {
 
 impl<T: Default> Slab<T> {
     pub(crate) fn new() -> Self {
-        Self { pages: boxed_array(OnceLock::new) }
+        Self {
+            pages: boxed_array(OnceLock::new),
+        }
     }
 
     /// The slot at `index`, if its chunk has been made.
@@ -41,19 +48,33 @@ impl<T: Default> Slab<T> {
     /// When 2^31 tasks are alive at once.
     pub(crate) fn ensure(&self, index: u32) {
         let index = index as usize;
-        let page = self.pages.get(index >> (CHUNK_BITS + PAGE_BITS)).expect("fewer than 2^31 tasks are alive at once");
+        let page = self
+            .pages
+            .get(index >> (CHUNK_BITS + PAGE_BITS))
+            .expect("fewer than 2^31 tasks are alive at once");
         let page = page.get_or_init(|| boxed_array(OnceLock::new));
         page[(index >> CHUNK_BITS) % PAGE].get_or_init(|| boxed_array(T::default));
     }
 
     /// Every slot that exists, with its index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        let chunks = self.pages.iter().enumerate().filter_map(|(p, page)| Some((p, page.get()?)));
+        let chunks = self
+            .pages
+            .iter()
+            .enumerate()
+            .filter_map(|(p, page)| Some((p, page.get()?)));
         chunks
-            .flat_map(|(p, page)| page.iter().enumerate().filter_map(move |(c, chunk)| Some((p * PAGE + c, chunk.get()?))))
+            .flat_map(|(p, page)| {
+                page.iter()
+                    .enumerate()
+                    .filter_map(move |(c, chunk)| Some((p * PAGE + c, chunk.get()?)))
+            })
             .flat_map(|(c, chunk)| {
                 chunk.iter().enumerate().map(move |(i, slot)| {
-                    (u32::try_from(c * CHUNK + i).expect("indices stay below 2^31"), slot)
+                    (
+                        u32::try_from(c * CHUNK + i).expect("indices stay below 2^31"),
+                        slot,
+                    )
                 })
             })
     }
@@ -62,7 +83,9 @@ impl<T: Default> Slab<T> {
 /// An array that never lies on the stack.
 fn boxed_array<T, const N: usize>(make: impl Fn() -> T) -> Box<[T; N]> {
     let items: Box<[T]> = (0..N).map(|_| make()).collect();
-    items.try_into().unwrap_or_else(|_| unreachable!("N items were made"))
+    items
+        .try_into()
+        .unwrap_or_else(|_| unreachable!("N items were made"))
 }
 
 #[cfg(all(test, not(loom)))]

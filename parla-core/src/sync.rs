@@ -31,6 +31,8 @@ impl<T> Mutex<T> {
     }
 
     pub(crate) fn lock(&self) -> ShortMutexGuard<'_, T> {
-        self.0.lock().expect("no test panics while it holds a task's lock")
+        self.0
+            .lock()
+            .expect("no test panics while it holds a task's lock")
     }
 }

@@ -328,8 +328,8 @@ impl<'py> Parts<'py> {
 fn cell_contents<'py>(cell: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = cell.py();
     match python::fast(py) {
-        // SAFETY: members of a closure are cells; the result is a new reference, or null without an error for an empty cell.
         Some(fast) => {
+            // SAFETY: members of a closure are cells; the result is a new reference, or null without an error for an empty cell.
             Ok(unsafe { Bound::from_owned_ptr_or_opt(py, (fast.cell_get)(cell.as_ptr())) })
         }
         None => match cell.getattr("cell_contents") {

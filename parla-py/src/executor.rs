@@ -247,10 +247,10 @@ fn install_hooks(py: Python<'_>) {
     let install = || -> PyResult<()> {
         let (threading, sys) = (py.import("threading")?, py.import("sys")?);
         for (hook, set) in [("_trace_hook", "settrace"), ("_profile_hook", "setprofile")] {
-            if let Ok(hook) = threading.getattr(hook) {
-                if !hook.is_none() {
-                    sys.call_method1(set, (hook,))?;
-                }
+            if let Ok(hook) = threading.getattr(hook)
+                && !hook.is_none()
+            {
+                sys.call_method1(set, (hook,))?;
             }
         }
         Ok(())

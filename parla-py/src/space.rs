@@ -243,10 +243,10 @@ impl Space {
             let whole = py
                 .import(intern!(py, "builtins"))?
                 .call_method1(intern!(py, "int"), (object,));
-            if let Ok(whole) = whole {
-                if whole.eq(object)? {
-                    return self.intern(&whole);
-                }
+            if let Ok(whole) = whole
+                && whole.eq(object)?
+            {
+                return self.intern(&whole);
             }
         }
         if let Ok(text) = object.extract::<String>() {
@@ -321,17 +321,17 @@ impl Space {
         slf: &Bound<'py, Self>,
         key: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(key) = Key::simple(key)? {
-            if slf.get().in_range(&key) {
-                return Ok(Bound::new(
-                    slf.py(),
-                    TaskID {
-                        space: slf.clone().unbind(),
-                        key,
-                    },
-                )?
-                .into_any());
-            }
+        if let Some(key) = Key::simple(key)?
+            && slf.get().in_range(&key)
+        {
+            return Ok(Bound::new(
+                slf.py(),
+                TaskID {
+                    space: slf.clone().unbind(),
+                    key,
+                },
+            )?
+            .into_any());
         }
         python::select(slf.py())?.call1((slf, key))
     }

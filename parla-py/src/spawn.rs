@@ -414,21 +414,21 @@ fn check_ignored(
     data: Option<&Bound<'_, PyAny>>,
     runahead: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    if let Some(tags) = tags {
-        if !(tags.is_instance_of::<PyString>() || tags.try_iter().is_ok()) {
-            return Err(PyTypeError::new_err(format!(
-                "tags: expected a sequence, not {}",
-                tags.get_type().name()?
-            )));
-        }
+    if let Some(tags) = tags
+        && !(tags.is_instance_of::<PyString>() || tags.try_iter().is_ok())
+    {
+        return Err(PyTypeError::new_err(format!(
+            "tags: expected a sequence, not {}",
+            tags.get_type().name()?
+        )));
     }
-    if let Some(data) = data {
-        if data.try_iter().is_err() {
-            return Err(PyTypeError::new_err(format!(
-                "data: expected a sequence of arrays, not {}",
-                data.get_type().name()?
-            )));
-        }
+    if let Some(data) = data
+        && data.try_iter().is_err()
+    {
+        return Err(PyTypeError::new_err(format!(
+            "data: expected a sequence of arrays, not {}",
+            data.get_type().name()?
+        )));
     }
     if let Some(runahead) = runahead {
         if runahead.is_instance_of::<PyInt>()

@@ -112,7 +112,11 @@ impl Admission {
 
     /// A task with a claim or a priority became ready. Returns how many tasks were admitted (0 or 1).
     pub(crate) fn push(&mut self, ready: Ready) -> usize {
-        self.ask(Claimant::Task(ready), ready.attrs.priority, ready.attrs.claim)
+        self.ask(
+            Claimant::Task(ready),
+            ready.attrs.priority,
+            ready.attrs.claim,
+        )
     }
 
     /// A body wants back what it held before it waited: it comes first of all. Returns how many tasks were admitted.
@@ -126,7 +130,11 @@ impl Admission {
         if claim.is_empty() {
             return self.grant(turn, claimant, claim);
         }
-        self.classes.entry((claim.vcus.0, claim.memory)).or_default().waiting.insert(turn, claimant);
+        self.classes
+            .entry((claim.vcus.0, claim.memory))
+            .or_default()
+            .waiting
+            .insert(turn, claimant);
         self.admit()
     }
 
@@ -158,14 +166,22 @@ impl Admission {
     fn admit(&mut self) -> usize {
         let mut n_admitted = 0;
         while let Some((turn, key)) = self.next_that_fits() {
-            let Some(class) = self.classes.get_mut(&key) else { break };
-            let Some(claimant) = class.waiting.remove(&turn) else { break };
+            let Some(class) = self.classes.get_mut(&key) else {
+                break;
+            };
+            let Some(claimant) = class.waiting.remove(&turn) else {
+                break;
+            };
             class.passed_over = 0;
             if class.waiting.is_empty() {
                 self.classes.remove(&key);
             }
             for class in self.classes.values_mut() {
-                if class.waiting.first_key_value().is_some_and(|(first, _)| *first < turn) {
+                if class
+                    .waiting
+                    .first_key_value()
+                    .is_some_and(|(first, _)| *first < turn)
+                {
                     class.passed_over = class.passed_over.saturating_add(1);
                 }
             }
@@ -196,7 +212,9 @@ impl Admission {
         let mut best = None;
         let mut reserved = None;
         for (&key, class) in &self.classes {
-            let Some((&turn, _)) = class.waiting.first_key_value() else { continue };
+            let Some((&turn, _)) = class.waiting.first_key_value() else {
+                continue;
+            };
             if self.ledger.fits(&claim_of(key)) {
                 best = best.map_or(Some((turn, key)), |b: (Turn, _)| Some(b.min((turn, key))));
             } else if class.passed_over >= PATIENCE {
@@ -208,7 +226,10 @@ impl Admission {
 }
 
 fn claim_of((vcus, memory): (u32, u64)) -> Claim {
-    Claim { vcus: Vcus(vcus), memory }
+    Claim {
+        vcus: Vcus(vcus),
+        memory,
+    }
 }
 
 #[cfg(test)]

@@ -16,5 +16,6 @@ mod sleep;
 mod sync;
 
 pub use runtime::{
-    Cx, Executor, Options, Runtime, RuntimeError, SpawnError, Stats, Step, Task, Tick, Waited, WorkerStats,
+    Cx, Executor, Options, Runtime, RuntimeError, SpawnError, Stats, Step, Task, Tick, Waited,
+    WorkerStats,
 };

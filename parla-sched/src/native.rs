@@ -76,7 +76,9 @@ impl Executor for Native {
     }
 
     fn cancelled(&self, tasks: Vec<Cancelled<Body>>) {
-        self.cancelled.lock().extend(tasks.iter().map(|task| (task.id, task.cause)));
+        self.cancelled
+            .lock()
+            .extend(tasks.iter().map(|task| (task.id, task.cause)));
         // A captured value whose drop panics must not take a worker with it.
         for task in tasks {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(task.body)));
@@ -87,5 +89,6 @@ impl Executor for Native {
 /// What a panic was called with, if it is text.
 pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
 }

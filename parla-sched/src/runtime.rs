@@ -31,7 +31,13 @@ pub trait Executor: Send + Sync + Sized + 'static {
     fn enter(&self) -> Self::Thread;
 
     /// Runs `body`. Must not unwind: a panic in a body is a failed task ([`Step::Failed`]).
-    fn run(&self, thread: &mut Self::Thread, cx: &Cx<'_, Self>, task: TaskId, body: Self::Body) -> Step<Self::Body>;
+    fn run(
+        &self,
+        thread: &mut Self::Thread,
+        cx: &Cx<'_, Self>,
+        task: TaskId,
+        body: Self::Body,
+    ) -> Step<Self::Body>;
 
     /// There is work: get hold of what running it takes (Python: the GIL), before any task is taken, so that tasks
     /// do not wait in the hands of a worker that cannot run them yet. Undone by [`pause`](Self::pause).
@@ -77,9 +83,14 @@ impl<E: Executor> Runtime<E> {
             return Err(RuntimeError::Workers(n));
         }
         let (seats, seats_shared) = Seat::make_all(n);
-        let runtime = Self { shared: Arc::new(Shared::new(executor, seats_shared, options)) };
+        let runtime = Self {
+            shared: Arc::new(Shared::new(executor, seats_shared, options)),
+        };
         for seat in seats {
-            runtime.shared.seat_worker(seat).map_err(|(_, error)| error)?;
+            runtime
+                .shared
+                .seat_worker(seat)
+                .map_err(|(_, error)| error)?;
         }
         Ok(runtime)
     }
@@ -105,7 +116,11 @@ impl<E: Executor> Runtime<E> {
     ///
     /// # Errors
     /// [`SpawnError`]; then nothing has changed.
-    pub fn spawn(&self, task: Task<'_>, body: impl FnOnce(TaskId) -> E::Body) -> Result<TaskId, SpawnError> {
+    pub fn spawn(
+        &self,
+        task: Task<'_>,
+        body: impl FnOnce(TaskId) -> E::Body,
+    ) -> Result<TaskId, SpawnError> {
         self.shared.enlist_this_thread();
         self.shared.spawn_foreign(task, body)
     }
@@ -149,7 +164,9 @@ impl<E: Executor> Runtime<E> {
 
     /// Nobody names this task any more: if it failed or was never spawned, its record can go.
     pub fn forget(&self, id: TaskId) {
-        self.shared.graph.forget(&mut self.shared.foreign.lock(), id);
+        self.shared
+            .graph
+            .forget(&mut self.shared.foreign.lock(), id);
     }
 
     /// Takes no more tasks from here on.
@@ -189,7 +206,11 @@ impl<E: Executor> Runtime<E> {
     /// Everything that happened so far, in order of time; empty without [`Options::trace`].
     #[must_use]
     pub fn trace(&self) -> Vec<TraceRecord> {
-        self.shared.trace.as_ref().map(Trace::records).unwrap_or_default()
+        self.shared
+            .trace
+            .as_ref()
+            .map(Trace::records)
+            .unwrap_or_default()
     }
 
     /// Checks the invariants of graph and ledger. Meaningful while nothing runs.

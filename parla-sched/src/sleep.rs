@@ -108,7 +108,9 @@ impl Sleep {
     /// Leaves the list by oneself. `false`: somebody took this seat out already, its wake-up is under way.
     fn rise(&self, seat: u16) -> bool {
         let mut asleep = self.asleep.lock();
-        let Some(at) = asleep.iter().position(|s| *s == seat) else { return false };
+        let Some(at) = asleep.iter().position(|s| *s == seat) else {
+            return false;
+        };
         asleep.swap_remove(at);
         self.n_asleep.store(asleep.len(), Ordering::SeqCst);
         self.searching.fetch_add(1, Ordering::SeqCst);
@@ -118,7 +120,9 @@ impl Sleep {
     /// Whether every worker sleeps and `nothing_left()` holds, both at one moment: while the lock is held nobody can wake or rise.
     pub(crate) fn is_quiet(&self, nothing_left: impl Fn() -> bool) -> bool {
         let asleep = self.asleep.lock();
-        asleep.len() == self.berths.len() && self.searching.load(Ordering::SeqCst) == 0 && nothing_left()
+        asleep.len() == self.berths.len()
+            && self.searching.load(Ordering::SeqCst) == 0
+            && nothing_left()
     }
 }
 

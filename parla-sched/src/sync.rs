@@ -33,7 +33,10 @@ pub(crate) struct Bell {
 #[cfg(not(loom))]
 impl Bell {
     pub(crate) fn new() -> Self {
-        Self { rung: Mutex::new(false), condvar: parking_lot::Condvar::new() }
+        Self {
+            rung: Mutex::new(false),
+            condvar: parking_lot::Condvar::new(),
+        }
     }
 
     pub(crate) fn ring(&self) {
@@ -61,7 +64,10 @@ pub(crate) struct Bell {
 #[cfg(loom)]
 impl Bell {
     pub(crate) fn new() -> Self {
-        Self { rung: loom::sync::Mutex::new(false), condvar: loom::sync::Condvar::new() }
+        Self {
+            rung: loom::sync::Mutex::new(false),
+            condvar: loom::sync::Condvar::new(),
+        }
     }
 
     pub(crate) fn ring(&self) {

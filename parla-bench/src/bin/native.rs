@@ -1,6 +1,6 @@
 //! What a native task costs, beside rayon in the same run, with the targets: `cargo xtask bench native`.
 //!
-//! `--quick` tries it out at small sizes; its figures mean nothing.
+//! `--quick` tries it out at small sizes; its figures mean nothing. `--empty` measures empty tasks only.
 #![allow(clippy::print_stdout, reason = "it prints a table")]
 
 use std::alloc::{GlobalAlloc, Layout, System as SystemAllocator};
@@ -41,26 +41,47 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let quick = std::env::args().any(|arg| arg == "--quick");
-    let (n, rounds) = if quick { (2_000, 3) } else { (100_000, 15) };
+    let args: Vec<_> = std::env::args().collect();
+    let quick = args.iter().any(|arg| arg == "--quick");
+    let (n, rounds) = if quick { (2_000, 3) } else { (10_000, 41) };
     let parla = Parla::start(WORKERS, Spawner::Task)?;
     let outside = Parla::start(WORKERS, Spawner::Outside)?;
     let rayon = Rayon::start(WORKERS)?;
     let systems: [&dyn System; 3] = [&parla, &outside, &rayon];
 
     println!("{WORKERS} workers, medians of {rounds}, systems by turns; x: how many times Parla's");
-    println!("{:<22}{:>10}{:>22}{:>18}  target", "", "parla", "parla, outside", "rayon");
+    println!(
+        "{:<22}{:>10}{:>22}{:>18}  target",
+        "", "parla", "parla, outside", "rayon"
+    );
     let targets = [Some(0.20), Some(0.15), Some(0.25), None];
     for (pattern, target) in Pattern::ALL.into_iter().zip(targets) {
         let times = in_turns(&systems, rounds, pattern, n, Kernel::default());
-        print_row(&format!("{}, us/task", pattern.name()), &times.map_to(|t| t.as_secs_f64() * 1e6 / n as f64), target);
+        print_row(
+            &format!("{}, us/task", pattern.name()),
+            &times.map_to(|t| t.as_secs_f64() * 1e6 / n as f64),
+            target,
+        );
+    }
+    if args.iter().any(|arg| arg == "--empty") {
+        return Ok(());
     }
     for (pattern, target) in [(Pattern::Independent, 0.5), (Pattern::Stencil, 0.6)] {
         let lengths = half_efficiency(&systems, 2, pattern, n / 5);
-        print_row(&format!("{} d50, us", pattern.name()), &lengths.map_to(|t| t.as_secs_f64() * 1e6), Some(target));
+        print_row(
+            &format!("{} d50, us", pattern.name()),
+            &lengths.map_to(|t| t.as_secs_f64() * 1e6),
+            Some(target),
+        );
     }
-    let bytes = pending_bytes(&parla, n);
-    println!("{:<22}{:>10.0}{:>40}  {}", "pending task, bytes", bytes, "", verdict(bytes, Some(256.0)));
+    let bytes = pending_bytes(n)?;
+    println!(
+        "{:<22}{:>10.0}{:>40}  {}",
+        "pending task, bytes",
+        bytes,
+        "",
+        verdict(bytes, Some(256.0))
+    );
     Ok(())
 }
 
@@ -77,7 +98,12 @@ impl MapTo for Vec<Duration> {
 fn print_row(name: &str, figures: &[f64], target: Option<f64>) {
     let ours = figures[0];
     let beside = |at: usize| format!("{:.3} ({:.2}x)", figures[at], figures[at] / ours);
-    println!("{name:<22}{ours:>10.3}{:>22}{:>18}  {}", beside(1), beside(2), verdict(ours, target));
+    println!(
+        "{name:<22}{ours:>10.3}{:>22}{:>18}  {}",
+        beside(1),
+        beside(2),
+        verdict(ours, target)
+    );
 }
 
 fn verdict(figure: f64, target: Option<f64>) -> String {
@@ -89,19 +115,20 @@ fn verdict(figure: f64, target: Option<f64>) -> String {
 }
 
 /// Bytes per task that waits for another one, its (empty) closure included.
-fn pending_bytes(parla: &Parla, n: usize) -> f64 {
+fn pending_bytes(n: usize) -> Result<f64, Box<dyn std::error::Error>> {
+    let parla = Parla::start(WORKERS, Spawner::Outside)?;
     let rt = parla.runtime();
     let gate = rt.declare();
-    let pending = |n: usize| {
-        for _ in 0..n {
-            rt.spawn(Task { dependencies: &[gate], ..Task::default() }, |_| native::body(|_| Ok(()))).expect("the runtime is open");
-        }
-    };
-    pending(1);
     COUNTING.store(true, Ordering::SeqCst);
-    pending(n);
-    let bytes = IN_USE.load(Ordering::SeqCst) as f64 / n as f64;
+    for _ in 0..n {
+        rt.spawn(
+            Task {
+                dependencies: &[gate],
+                ..Task::default()
+            },
+            |_| native::body(|_| Ok(())),
+        )?;
+    }
     COUNTING.store(false, Ordering::SeqCst);
-    rt.cancel_unstarted();
-    bytes
+    Ok(IN_USE.swap(0, Ordering::SeqCst) as f64 / n as f64)
 }

@@ -17,12 +17,18 @@ impl<B> TaskGraph<B> {
 
     /// Cancels every task that has not started. Suspended ones go on: what they await ends, well or cancelled.
     pub fn cancel_unstarted(&self, completed: &mut Completed<B>) {
-        self.cancel_where(|phase| matches!(phase, Phase::Waiting | Phase::Declared), completed);
+        self.cancel_where(
+            |phase| matches!(phase, Phase::Waiting | Phase::Declared),
+            completed,
+        );
     }
 
     /// Cancels every task that is not running at this moment, suspended ones too: for when nobody will run any more.
     pub fn cancel_stranded(&self, completed: &mut Completed<B>) {
-        self.cancel_where(|phase| matches!(phase, Phase::Waiting | Phase::Declared | Phase::Suspended), completed);
+        self.cancel_where(
+            |phase| matches!(phase, Phase::Waiting | Phase::Declared | Phase::Suspended),
+            completed,
+        );
     }
 
     fn cancel_where(&self, choose: impl Fn(Phase) -> bool, completed: &mut Completed<B>) {
@@ -36,16 +42,27 @@ impl<B> TaskGraph<B> {
     }
 
     /// Cancels the tasks of `worklist` (with their causes) and all that depend on them; no recursion, however long the chain.
-    pub(super) fn cancel_waiting(&self, mut worklist: Vec<(TaskId, TaskId)>, completed: &mut Completed<B>) {
+    pub(super) fn cancel_waiting(
+        &self,
+        mut worklist: Vec<(TaskId, TaskId)>,
+        completed: &mut Completed<B>,
+    ) {
         while let Some((id, cause)) = worklist.pop() {
-            let Some((slot, mut node)) = self.lock(id) else { continue };
+            let Some((slot, mut node)) = self.lock(id) else {
+                continue;
+            };
             let word = slot.word();
             if !word.is_waiting() && word.phase() != Phase::Declared {
                 continue;
             }
             slot.change(|word| word.enter(Phase::Cancelled, 0).with(UNHEARD));
             let attrs = attrs_of(word, &node);
-            completed.cancelled.push(Cancelled { id, cause, body: node.body.take(), attrs });
+            completed.cancelled.push(Cancelled {
+                id,
+                cause,
+                body: node.body.take(),
+                attrs,
+            });
             for edge in node.take_edges().iter() {
                 match edge.kind() {
                     EdgeKind::Dependency => worklist.push((edge.to(), cause)),
@@ -60,7 +77,9 @@ impl<B> TaskGraph<B> {
     /// to `completed`).
     pub fn acknowledge(&self, cache: &mut SlotCache, id: TaskId, completed: &mut Completed<B>) {
         let (awaiters, is_forgotten) = {
-            let Some((slot, mut node)) = self.lock(id) else { return };
+            let Some((slot, mut node)) = self.lock(id) else {
+                return;
+            };
             let word = slot.word();
             if !word.has(UNHEARD) {
                 return;
@@ -92,11 +111,18 @@ impl<B> TaskGraph<B> {
             Some((slot, node)) if slot.word().phase() == Phase::Declared => node.edges().collect(),
             _ => Vec::new(),
         };
-        if waiting.iter().any(|edge| matches!(self.state(edge.to()), TaskState::Waiting | TaskState::Suspended)) {
+        if waiting.iter().any(|edge| {
+            matches!(
+                self.state(edge.to()),
+                TaskState::Waiting | TaskState::Suspended
+            )
+        }) {
             return;
         }
         {
-            let Some((slot, mut node)) = self.lock(id) else { return };
+            let Some((slot, mut node)) = self.lock(id) else {
+                return;
+            };
             let word = slot.word();
             match word.phase() {
                 Phase::Cancelled if word.has(UNHEARD) => {

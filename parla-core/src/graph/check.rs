@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::TaskGraph;
 use super::node::EdgeKind;
 use super::word::{Phase, UNHEARD};
-use super::TaskGraph;
 use crate::{TaskId, TaskState};
 
 impl<B> TaskGraph<B> {
@@ -16,7 +16,11 @@ impl<B> TaskGraph<B> {
                 let node = slot.node.lock();
                 let word = slot.word();
                 let id = TaskId::new(index, word.generation());
-                Some((id, word.state()?, node.edges().map(|edge| (edge.to(), edge.kind())).collect()))
+                Some((
+                    id,
+                    word.state()?,
+                    node.edges().map(|edge| (edge.to(), edge.kind())).collect(),
+                ))
             })
             .collect()
     }
@@ -38,18 +42,33 @@ impl<B> TaskGraph<B> {
             let word = slot.word();
             let id = TaskId::new(index, word.generation());
             let edges = open.get(&id).copied().unwrap_or(0);
-            let check = |ok: bool, what: &str| if ok { Ok(()) } else { Err(format!("{id} in {:?}: {what}", word.phase())) };
+            let check = |ok: bool, what: &str| {
+                if ok {
+                    Ok(())
+                } else {
+                    Err(format!("{id} in {:?}: {what}", word.phase()))
+                }
+            };
             let (holds_body, has_successors) = (node.body.is_some(), node.edges().next().is_some());
             match word.phase() {
-                Phase::Free => check(!holds_body && !has_successors && node.rest().is_none(), "a free slot holds something")?,
+                Phase::Free => check(
+                    !holds_body && !has_successors && node.rest().is_none(),
+                    "a free slot holds something",
+                )?,
                 Phase::Waiting | Phase::Suspended => {
                     check(holds_body, "its body is gone")?;
-                    check(word.open() == edges, &format!("{} open, {edges} edges lead to it", word.open()))?;
+                    check(
+                        word.open() == edges,
+                        &format!("{} open, {edges} edges lead to it", word.open()),
+                    )?;
                 }
                 Phase::Declared => check(!holds_body && edges == 0, "declared, yet it has a past")?,
                 Phase::Running => check(!holds_body && edges == 0, "runs too early")?,
                 Phase::Failed | Phase::Cancelled => {
-                    check(!holds_body && (word.has(UNHEARD) || !has_successors), "an ended task holds something")?;
+                    check(
+                        !holds_body && (word.has(UNHEARD) || !has_successors),
+                        "an ended task holds something",
+                    )?;
                 }
             }
         }

@@ -54,13 +54,22 @@ impl Edge {
 
     #[inline]
     pub(super) fn new(to: TaskId, kind: EdgeKind) -> Self {
-        let bits = to.as_u64() | if kind == EdgeKind::Await { Self::AWAIT } else { 0 };
+        let bits = to.as_u64()
+            | if kind == EdgeKind::Await {
+                Self::AWAIT
+            } else {
+                0
+            };
         Self(NonZeroU64::new(bits).expect("generations begin at 1"))
     }
 
     #[inline]
     pub(super) fn kind(self) -> EdgeKind {
-        if self.0.get() & Self::AWAIT == 0 { EdgeKind::Dependency } else { EdgeKind::Await }
+        if self.0.get() & Self::AWAIT == 0 {
+            EdgeKind::Dependency
+        } else {
+            EdgeKind::Await
+        }
     }
 
     #[inline]
@@ -79,7 +88,11 @@ impl Edges {
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = Edge> {
         let more = self.rest.as_ref().map_or(&[][..], |rest| &rest.more);
-        self.first.iter().copied().map_while(|edge| edge).chain(more.iter().copied())
+        self.first
+            .iter()
+            .copied()
+            .map_while(|edge| edge)
+            .chain(more.iter().copied())
     }
 }
 
@@ -95,19 +108,37 @@ impl<B> Node<B> {
     /// Takes all edges, and with them what else `rest` has: for a task that is done.
     #[inline]
     pub(super) fn take_all(&mut self) -> Edges {
-        Edges { first: std::mem::take(&mut self.first), rest: self.rest.take() }
+        Edges {
+            first: std::mem::take(&mut self.first),
+            rest: self.rest.take(),
+        }
     }
 
     /// Takes the edges only.
     pub(super) fn take_edges(&mut self) -> Edges {
-        let more = self.rest.as_mut().map(|rest| std::mem::take(&mut rest.more));
-        let rest = more.map(|more| Box::new(Rest { more, ..Rest::default() }));
-        Edges { first: std::mem::take(&mut self.first), rest }
+        let more = self
+            .rest
+            .as_mut()
+            .map(|rest| std::mem::take(&mut rest.more));
+        let rest = more.map(|more| {
+            Box::new(Rest {
+                more,
+                ..Rest::default()
+            })
+        });
+        Edges {
+            first: std::mem::take(&mut self.first),
+            rest,
+        }
     }
 
     pub(super) fn edges(&self) -> impl Iterator<Item = Edge> {
         let more = self.rest.as_ref().map_or(&[][..], |rest| &rest.more);
-        self.first.iter().copied().map_while(|edge| edge).chain(more.iter().copied())
+        self.first
+            .iter()
+            .copied()
+            .map_while(|edge| edge)
+            .chain(more.iter().copied())
     }
 
     pub(super) fn rest(&self) -> Option<&Rest> {
@@ -121,8 +152,15 @@ impl<B> Node<B> {
 
 impl<B> Default for Slot<B> {
     fn default() -> Self {
-        let node = Node { body: None, first: [None; 3], rest: None };
-        Self { word: AtomicU64::new(Word::free(1).0), node: ShortMutex::new(node) }
+        let node = Node {
+            body: None,
+            first: [None; 3],
+            rest: None,
+        };
+        Self {
+            word: AtomicU64::new(Word::free(1).0),
+            node: ShortMutex::new(node),
+        }
     }
 }
 
@@ -142,7 +180,10 @@ impl<B> Slot<B> {
     /// Changes the word under the lock, whatever happens to `open` meanwhile. Returns the one before.
     pub(super) fn change(&self, change: impl Fn(Word) -> Word) -> Word {
         let mut now = self.word();
-        while let Err(other) = self.word.compare_exchange(now.0, change(now).0, Ordering::AcqRel, Ordering::Acquire) {
+        while let Err(other) =
+            self.word
+                .compare_exchange(now.0, change(now).0, Ordering::AcqRel, Ordering::Acquire)
+        {
             now = Word(other);
         }
         now
@@ -159,7 +200,12 @@ impl<B> Slot<B> {
                 return None; // cancelled before
             }
             let next = now.close(count);
-            match self.word.compare_exchange_weak(now.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
+            match self.word.compare_exchange_weak(
+                now.0,
+                next.0,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => return Some(next),
                 Err(other) => now = Word(other),
             }

@@ -14,7 +14,10 @@ struct Harness {
 
 impl Harness {
     fn new() -> Self {
-        Self { graph: TaskGraph::new(), cache: SlotCache::default() }
+        Self {
+            graph: TaskGraph::new(),
+            cache: SlotCache::default(),
+        }
     }
 
     fn declare(&mut self) -> TaskId {
@@ -22,7 +25,9 @@ impl Harness {
     }
 
     fn spawn(&mut self, declared: Option<TaskId>, on: &[TaskId]) -> Spawned<&'static str> {
-        let spawned = self.graph.spawn(&mut self.cache, declared, on, |_| "body", Attrs::default());
+        let spawned = self
+            .graph
+            .spawn(&mut self.cache, declared, on, |_| "body", Attrs::default());
         self.graph.validate().expect("consistent after spawn");
         spawned
     }
@@ -55,8 +60,11 @@ impl Harness {
     /// The owner hears of the cancelled tasks.
     fn acknowledge(&mut self, completed: &mut Completed<&'static str>) {
         let ids: Vec<_> = completed.cancelled.iter().map(|c| c.id).collect();
-        ids.iter().for_each(|id| self.graph.acknowledge(&mut self.cache, *id, completed));
-        self.graph.validate().expect("consistent after acknowledging");
+        ids.iter()
+            .for_each(|id| self.graph.acknowledge(&mut self.cache, *id, completed));
+        self.graph
+            .validate()
+            .expect("consistent after acknowledging");
     }
 
     fn run(&mut self, id: TaskId) -> Vec<TaskId> {
@@ -91,7 +99,9 @@ fn the_order_of_spawning_does_not_matter() {
     let early = h.declare();
     let dependent = h.waiting(&[early]);
     assert_eq!(h.graph.state(early), TaskState::Declared);
-    let Spawned::Ready(ready) = h.spawn(Some(early), &[]) else { panic!("nothing to wait for") };
+    let Spawned::Ready(ready) = h.spawn(Some(early), &[]) else {
+        panic!("nothing to wait for")
+    };
     assert_eq!(ready.id, early);
     assert_eq!(h.run(early), [dependent]);
 }
@@ -100,10 +110,16 @@ fn the_order_of_spawning_does_not_matter() {
 fn an_id_is_spawned_once() {
     let mut h = Harness::new();
     let id = h.declare();
-    let Spawned::Ready(_) = h.spawn(Some(id), &[]) else { panic!("first spawn") };
-    let Spawned::Taken = h.spawn(Some(id), &[]) else { panic!("second spawn while alive") };
+    let Spawned::Ready(_) = h.spawn(Some(id), &[]) else {
+        panic!("first spawn")
+    };
+    let Spawned::Taken = h.spawn(Some(id), &[]) else {
+        panic!("second spawn while alive")
+    };
     h.run(id);
-    let Spawned::Taken = h.spawn(Some(id), &[]) else { panic!("second spawn after its end") };
+    let Spawned::Taken = h.spawn(Some(id), &[]) else {
+        panic!("second spawn after its end")
+    };
 }
 
 #[test]
@@ -115,16 +131,31 @@ fn failure_cancels_dependents_and_wakes_awaiters() {
     let other = h.ready(&[]);
     let awaiter = h.ready(&[]);
     let body = h.start(awaiter).expect("ready");
-    assert_eq!(h.graph.suspend(awaiter, body, &[bad, other]), Suspended::Waiting);
+    assert_eq!(
+        h.graph.suspend(awaiter, body, &[bad, other]),
+        Suspended::Waiting
+    );
     h.graph.validate().expect("consistent while suspended");
     assert_eq!(h.run(other), []);
     let completed = h.fail(bad);
-    assert_eq!(completed.ready.iter().map(|r| r.id).collect::<Vec<_>>(), [awaiter]);
-    let cancelled: Vec<_> = completed.cancelled.iter().map(|c| (c.id, c.cause)).collect();
+    assert_eq!(
+        completed.ready.iter().map(|r| r.id).collect::<Vec<_>>(),
+        [awaiter]
+    );
+    let cancelled: Vec<_> = completed
+        .cancelled
+        .iter()
+        .map(|c| (c.id, c.cause))
+        .collect();
     assert_eq!(cancelled, [(child, bad), (grandchild, bad)]);
     assert_eq!(h.graph.cause(grandchild), Some(bad));
-    let Spawned::Cancelled(late, completed) = h.spawn(None, &[grandchild]) else { panic!("its dependency never ran") };
-    assert_eq!((completed.cancelled[0].id, completed.cancelled[0].cause), (late, bad));
+    let Spawned::Cancelled(late, completed) = h.spawn(None, &[grandchild]) else {
+        panic!("its dependency never ran")
+    };
+    assert_eq!(
+        (completed.cancelled[0].id, completed.cancelled[0].cause),
+        (late, bad)
+    );
 }
 
 #[test]
@@ -137,7 +168,14 @@ fn cancelling_reaches_all_that_has_not_started() {
     let mut completed = Completed::default();
     assert!(!h.graph.cancel(running, &mut completed));
     h.graph.cancel_unstarted(&mut completed);
-    assert_eq!(completed.cancelled.iter().map(|c| c.id).collect::<BTreeSet<_>>(), BTreeSet::from([queued, waiting]));
+    assert_eq!(
+        completed
+            .cancelled
+            .iter()
+            .map(|c| c.id)
+            .collect::<BTreeSet<_>>(),
+        BTreeSet::from([queued, waiting])
+    );
     assert_eq!(h.start(queued), None);
     assert_eq!(h.finish(running).ready, []);
 }
@@ -149,7 +187,9 @@ fn a_suspended_task_goes_on_at_once_when_nothing_is_open() {
     h.run(done);
     let task = h.ready(&[]);
     let body = h.start(task).expect("ready");
-    let Suspended::Ready(ready) = h.graph.suspend(task, body, &[done]) else { panic!("nothing is open") };
+    let Suspended::Ready(ready) = h.graph.suspend(task, body, &[done]) else {
+        panic!("nothing is open")
+    };
     assert_eq!(h.run(ready.id), []);
 }
 
@@ -163,7 +203,10 @@ fn slots_are_used_again_and_old_ids_stay_done() {
         assert_ne!(id, first);
         h.run(id);
     }
-    assert!(h.graph.slots.iter().count() <= 1024, "3 000 tasks one after another need one chunk");
+    assert!(
+        h.graph.slots.iter().count() <= 1024,
+        "3 000 tasks one after another need one chunk"
+    );
     assert_eq!(h.graph.state(first), TaskState::Done);
 }
 
@@ -201,10 +244,20 @@ fn what_is_stranded_is_cancelled_even_if_suspended() {
     let (running, suspended, queued) = (h.ready(&[]), h.ready(&[]), h.ready(&[]));
     assert!(h.graph.start(running).is_some());
     let body = h.start(suspended).expect("ready");
-    assert_eq!(h.graph.suspend(suspended, body, &[ghost, queued]), Suspended::Waiting);
+    assert_eq!(
+        h.graph.suspend(suspended, body, &[ghost, queued]),
+        Suspended::Waiting
+    );
     let mut completed = Completed::default();
     h.graph.cancel_stranded(&mut completed);
-    assert_eq!(completed.cancelled.iter().map(|c| c.id).collect::<BTreeSet<_>>(), BTreeSet::from([ghost, suspended, queued]));
+    assert_eq!(
+        completed
+            .cancelled
+            .iter()
+            .map(|c| c.id)
+            .collect::<BTreeSet<_>>(),
+        BTreeSet::from([ghost, suspended, queued])
+    );
     assert_eq!(h.graph.state(running), TaskState::Running);
 }
 
@@ -218,11 +271,21 @@ fn who_awaits_a_cancelled_task_goes_on_when_its_owner_knows() {
     assert!(h.graph.cancel(gone, &mut completed));
     assert!(completed.ready.is_empty() && !h.graph.has_ended(gone) && h.graph.watch(gone));
     let body = h.start(late).expect("ready");
-    assert_eq!(h.graph.suspend(late, body, &[gone]), Suspended::Waiting, "the owner does not know yet");
+    assert_eq!(
+        h.graph.suspend(late, body, &[gone]),
+        Suspended::Waiting,
+        "the owner does not know yet"
+    );
     h.graph.forget(&mut h.cache, gone); // too early, and remembered
     h.acknowledge(&mut completed);
-    assert_eq!(completed.ready.iter().map(|r| r.id).collect::<Vec<_>>(), [early, late]);
-    assert_eq!((completed.watched, h.graph.state(gone)), (vec![gone], TaskState::Done));
+    assert_eq!(
+        completed.ready.iter().map(|r| r.id).collect::<Vec<_>>(),
+        [early, late]
+    );
+    assert_eq!(
+        (completed.watched, h.graph.state(gone)),
+        (vec![gone], TaskState::Done)
+    );
 }
 
 #[test]
@@ -242,15 +305,28 @@ fn diagnosis_names_circles_and_the_never_spawned() {
     let mut h = Harness::new();
     let (a, b) = (h.declare(), h.declare());
     let ghost = h.declare();
-    let Spawned::Waiting(_) = h.spawn(Some(a), &[b]) else { panic!("waits for b") };
-    let Spawned::Waiting(_) = h.spawn(Some(b), &[a, ghost]) else { panic!("waits for a") };
+    let Spawned::Waiting(_) = h.spawn(Some(a), &[b]) else {
+        panic!("waits for b")
+    };
+    let Spawned::Waiting(_) = h.spawn(Some(b), &[a, ghost]) else {
+        panic!("waits for a")
+    };
     let me = h.declare();
-    let Spawned::Waiting(_) = h.spawn(Some(me), &[me]) else { panic!("waits for itself") };
+    let Spawned::Waiting(_) = h.spawn(Some(me), &[me]) else {
+        panic!("waits for itself")
+    };
     let diagnosis = h.graph.diagnose();
     assert_eq!(diagnosis.never_spawned, [ghost]);
     assert_eq!(diagnosis.cycles, [vec![a, b], vec![me]]);
-    let of_b = diagnosis.blocked.iter().find(|t| t.id == b).expect("b is blocked");
-    assert_eq!(of_b.reasons, [Reason::DependsOn(a), Reason::DependsOn(ghost)]);
+    let of_b = diagnosis
+        .blocked
+        .iter()
+        .find(|t| t.id == b)
+        .expect("b is blocked");
+    assert_eq!(
+        of_b.reasons,
+        [Reason::DependsOn(a), Reason::DependsOn(ghost)]
+    );
 }
 
 const MILLION: usize = 1_000_000;
@@ -263,18 +339,30 @@ fn on_a_long_chain(test: fn(TaskGraph<usize>, &mut SlotCache, TaskId)) {
         let first = graph.declare(cache);
         let mut last = first;
         for i in 1..MILLION {
-            let Spawned::Waiting(id) = graph.spawn(cache, None, &[last], |_| i, Attrs::default()) else { panic!("waits") };
+            let Spawned::Waiting(id) = graph.spawn(cache, None, &[last], |_| i, Attrs::default())
+            else {
+                panic!("waits")
+            };
             last = id;
         }
         test(graph, cache, first);
     };
-    std::thread::Builder::new().stack_size(64 * 1024).spawn(run).expect("thread").join().expect("no overflow");
+    std::thread::Builder::new()
+        .stack_size(64 * 1024)
+        .spawn(run)
+        .expect("thread")
+        .join()
+        .expect("no overflow");
 }
 
 #[test]
 fn a_million_long_chain_runs_on_a_small_stack() {
     on_a_long_chain(|graph, cache, first| {
-        let Spawned::Ready(mut ready) = graph.spawn(cache, Some(first), &[], |_| 0, Attrs::default()) else { panic!("first") };
+        let Spawned::Ready(mut ready) =
+            graph.spawn(cache, Some(first), &[], |_| 0, Attrs::default())
+        else {
+            panic!("first")
+        };
         let mut completed = Completed::default();
         for i in 0..MILLION {
             assert_eq!(graph.start(ready.id).map(|s| s.body), Some(i));
@@ -283,7 +371,14 @@ fn a_million_long_chain_runs_on_a_small_stack() {
                 ready = next;
             }
         }
-        assert_eq!(graph.slots.iter().filter(|(_, slot)| slot.word().phase() != Phase::Free).count(), 0);
+        assert_eq!(
+            graph
+                .slots
+                .iter()
+                .filter(|(_, slot)| slot.word().phase() != Phase::Free)
+                .count(),
+            0
+        );
     });
 }
 
@@ -300,7 +395,10 @@ fn a_million_long_chain_is_cancelled_on_a_small_stack() {
 fn a_million_long_chain_is_diagnosed_and_dropped_on_a_small_stack() {
     on_a_long_chain(|graph, _, first| {
         let diagnosis = graph.diagnose();
-        assert_eq!((diagnosis.never_spawned, diagnosis.blocked.len()), (vec![first], MILLION - 1));
+        assert_eq!(
+            (diagnosis.never_spawned, diagnosis.blocked.len()),
+            (vec![first], MILLION - 1)
+        );
         drop(graph);
     });
 }
@@ -313,11 +411,27 @@ fn a_wide_fan_is_linear() {
     let source = graph.declare(&mut h.cache);
     let mut leaves = Vec::new();
     for _ in 0..N {
-        let Spawned::Waiting(id) = graph.spawn(&mut h.cache, None, &[source], |_| "leaf", Attrs::default()) else { panic!("waits") };
+        let Spawned::Waiting(id) =
+            graph.spawn(&mut h.cache, None, &[source], |_| "leaf", Attrs::default())
+        else {
+            panic!("waits")
+        };
         leaves.push(id);
     }
-    let Spawned::Waiting(sink) = graph.spawn(&mut h.cache, None, &leaves, |_| "sink", Attrs::default()) else { panic!("waits") };
-    let Spawned::Ready(_) = graph.spawn(&mut h.cache, Some(source), &[], |_| "source", Attrs::default()) else { panic!("first") };
+    let Spawned::Waiting(sink) =
+        graph.spawn(&mut h.cache, None, &leaves, |_| "sink", Attrs::default())
+    else {
+        panic!("waits")
+    };
+    let Spawned::Ready(_) = graph.spawn(
+        &mut h.cache,
+        Some(source),
+        &[],
+        |_| "source",
+        Attrs::default(),
+    ) else {
+        panic!("first")
+    };
     let mut completed = Completed::default();
     let mut queue = vec![source];
     let mut last = source;
@@ -365,7 +479,10 @@ struct Oracle {
 
 impl Oracle {
     fn state(&self, task: usize) -> TaskState {
-        self.state.get(&task).copied().unwrap_or(TaskState::Declared)
+        self.state
+            .get(&task)
+            .copied()
+            .unwrap_or(TaskState::Declared)
     }
 
     /// Propagates ends until nothing changes.
@@ -378,7 +495,9 @@ impl Oracle {
                     continue;
                 }
                 let ends: Vec<_> = on.iter().map(|d| self.state(*d)).collect();
-                let bad = ends.iter().any(|e| matches!(e, TaskState::Failed | TaskState::Cancelled));
+                let bad = ends
+                    .iter()
+                    .any(|e| matches!(e, TaskState::Failed | TaskState::Cancelled));
                 let next = if bad && !self.started.contains(&task) {
                     TaskState::Cancelled
                 } else if ends.iter().all(|e| e.is_terminal()) {

@@ -135,14 +135,37 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_word_do_not_touch() {
-        let phases = [Phase::Free, Phase::Declared, Phase::Waiting, Phase::Running, Phase::Suspended, Phase::Failed, Phase::Cancelled];
+        let phases = [
+            Phase::Free,
+            Phase::Declared,
+            Phase::Waiting,
+            Phase::Running,
+            Phase::Suspended,
+            Phase::Failed,
+            Phase::Cancelled,
+        ];
         for generation in [1, 77, GENERATION_MASK] {
             for phase in phases {
                 for open in [0, 1, MAX_OPEN + 1] {
-                    let word = Word::free(generation).with(WATCHED | SPECIAL).enter(phase, open);
-                    assert_eq!((word.generation(), word.phase(), word.open()), (generation, phase, open));
-                    assert!(word.has(WATCHED) && word.has(SPECIAL) && !word.has(STARTED | UNHEARD | FORGOTTEN));
-                    assert_eq!(word.without(WATCHED).with(WATCHED).close(open).enter(phase, open), word);
+                    let word = Word::free(generation)
+                        .with(WATCHED | SPECIAL)
+                        .enter(phase, open);
+                    assert_eq!(
+                        (word.generation(), word.phase(), word.open()),
+                        (generation, phase, open)
+                    );
+                    assert!(
+                        word.has(WATCHED)
+                            && word.has(SPECIAL)
+                            && !word.has(STARTED | UNHEARD | FORGOTTEN)
+                    );
+                    assert_eq!(
+                        word.without(WATCHED)
+                            .with(WATCHED)
+                            .close(open)
+                            .enter(phase, open),
+                        word
+                    );
                 }
             }
         }

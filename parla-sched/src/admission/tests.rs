@@ -6,12 +6,25 @@ use proptest::prelude::*;
 use super::*;
 
 fn task(number: u64, priority: i32, vcus: u32) -> Ready {
-    let claim = Claim { vcus: Vcus(vcus), memory: 0 };
-    Ready { id: TaskId::from_u64(number), attrs: Attrs { priority, worker: None, claim } }
+    let claim = Claim {
+        vcus: Vcus(vcus),
+        memory: 0,
+    };
+    Ready {
+        id: TaskId::from_u64(number),
+        attrs: Attrs {
+            priority,
+            worker: None,
+            claim,
+        },
+    }
 }
 
 fn device() -> Admission {
-    Admission::new(Claim { vcus: Vcus(1000), memory: 1 << 30 })
+    Admission::new(Claim {
+        vcus: Vcus(1000),
+        memory: 1 << 30,
+    })
 }
 
 fn popped(admission: &mut Admission) -> Option<u64> {
@@ -36,7 +49,10 @@ fn a_big_request_does_not_block_small_ones_behind_it() {
     assert_eq!(a.push(task(1, 0, 600)), 1);
     assert_eq!(a.push(task(2, 0, 600)), 0);
     assert_eq!(a.push(task(3, 0, 400)), 1);
-    assert_eq!((popped(&mut a), popped(&mut a), popped(&mut a)), (Some(1), Some(3), None));
+    assert_eq!(
+        (popped(&mut a), popped(&mut a), popped(&mut a)),
+        (Some(1), Some(3), None)
+    );
     assert_eq!(a.release(&task(1, 0, 600).attrs.claim), 1);
     assert_eq!(popped(&mut a), Some(2));
 }
@@ -53,7 +69,10 @@ fn a_stream_of_small_ones_does_not_starve_a_big_one() {
         a.push(small(n)); // always one more small task while another ends
         while let Some(number) = popped(&mut a) {
             if number == 999 {
-                assert!(admitted_before <= 2 * u64::from(PATIENCE), "{admitted_before} overtook");
+                assert!(
+                    admitted_before <= 2 * u64::from(PATIENCE),
+                    "{admitted_before} overtook"
+                );
                 return;
             }
             admitted_before += 1;
@@ -80,9 +99,16 @@ fn the_pinned_and_the_waiting_get_their_claim_before_they_are_sent_on() {
     assert_eq!((a.push(pinned), a.take_routed()), (0, vec![]));
     assert_eq!(a.push_body(9, pinned.attrs.claim), 0);
     assert_eq!(a.release(&pinned.attrs.claim), 0);
-    assert_eq!(a.take_routed(), [(Claimant::Body(9), pinned.attrs.claim)], "a body that has begun comes first");
+    assert_eq!(
+        a.take_routed(),
+        [(Claimant::Body(9), pinned.attrs.claim)],
+        "a body that has begun comes first"
+    );
     assert_eq!(a.release(&pinned.attrs.claim), 0);
-    assert_eq!(a.take_routed(), [(Claimant::Task(pinned), pinned.attrs.claim)]);
+    assert_eq!(
+        a.take_routed(),
+        [(Claimant::Task(pinned), pinned.attrs.claim)]
+    );
     assert_eq!(a.claimed(), pinned.attrs.claim);
 }
 

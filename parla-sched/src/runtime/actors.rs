@@ -46,13 +46,19 @@ impl<E: Executor> Shared<E> {
     pub(super) fn enlist_this_thread(self: &Arc<Self>) {
         let key = Arc::as_ptr(self).addr();
         ENLISTED.with_borrow_mut(|enlisted| {
-            if enlisted.iter().any(|e| e.key == key && e.runtime.is_alive()) {
+            if enlisted
+                .iter()
+                .any(|e| e.key == key && e.runtime.is_alive())
+            {
                 return;
             }
             enlisted.retain(|e| e.runtime.is_alive());
             self.join_actors();
             let shared: Weak<Self> = Arc::downgrade(self);
-            enlisted.push(Enlisted { key, runtime: Box::new(shared) });
+            enlisted.push(Enlisted {
+                key,
+                runtime: Box::new(shared),
+            });
         });
     }
 }

@@ -24,8 +24,17 @@ impl Default for Options {
         let workers = parla_device::Topology::detect().default_workers();
         // Where the system does not say how much memory there is, no claim is refused for its size.
         let memory = parla_device::available_memory().unwrap_or(u64::MAX);
-        let capacity = Claim { vcus: Vcus::WHOLE, memory };
-        Self { workers, capacity, trace: false, name: "parla".to_owned(), bind: Vec::new() }
+        let capacity = Claim {
+            vcus: Vcus::WHOLE,
+            memory,
+        };
+        Self {
+            workers,
+            capacity,
+            trace: false,
+            name: "parla".to_owned(),
+            bind: Vec::new(),
+        }
     }
 }
 

@@ -47,7 +47,12 @@ pub(super) struct SeatShared {
 
 impl SeatShared {
     pub(super) fn new(stealer: Stealer<TaskId>) -> Self {
-        Self { stealer, counts: CachePadded::default(), own: Mutex::default(), n_own: AtomicUsize::new(0) }
+        Self {
+            stealer,
+            counts: CachePadded::default(),
+            own: Mutex::default(),
+            n_own: AtomicUsize::new(0),
+        }
     }
 
     pub(super) fn pop_own(&self) -> Option<Ready> {
@@ -109,9 +114,10 @@ impl<E: Executor> Shared<E> {
             self.admission.lock().check(&task.attrs.claim)?;
         }
         match task.attrs.worker {
-            Some(wanted) if usize::from(wanted) >= self.seats.len() => {
-                Err(SpawnError::Worker { wanted, workers: self.seats.len() })
-            }
+            Some(wanted) if usize::from(wanted) >= self.seats.len() => Err(SpawnError::Worker {
+                wanted,
+                workers: self.seats.len(),
+            }),
             _ => Ok(()),
         }
     }
@@ -130,7 +136,13 @@ impl<E: Executor> Shared<E> {
             }
             bump(&self.foreign_counts.spawned, 1);
             let body = self.traced(&task, body);
-            let spawned = self.graph.spawn(&mut cache, task.declared, task.dependencies, body, task.attrs);
+            let spawned = self.graph.spawn(
+                &mut cache,
+                task.declared,
+                task.dependencies,
+                body,
+                task.attrs,
+            );
             if matches!(spawned, Spawned::Taken) {
                 unbump(&self.foreign_counts.spawned);
             }
@@ -147,7 +159,9 @@ impl<E: Executor> Shared<E> {
                 self.settle_foreign(completed);
                 Ok(id)
             }
-            Spawned::Taken => Err(SpawnError::Taken(task.declared.unwrap_or(TaskId::from_u64(0)))),
+            Spawned::Taken => Err(SpawnError::Taken(
+                task.declared.unwrap_or(TaskId::from_u64(0)),
+            )),
         }
     }
 
@@ -249,7 +263,9 @@ impl<E: Executor> Shared<E> {
     pub(super) fn settle_foreign(&self, mut completed: Completed<E::Body>) {
         let n_ended = self.report_cancelled(&mut completed, None, |cancelled, completed| {
             let mut cache = self.foreign.lock();
-            cancelled.iter().for_each(|id| self.graph.acknowledge(&mut cache, *id, completed));
+            cancelled
+                .iter()
+                .for_each(|id| self.graph.acknowledge(&mut cache, *id, completed));
         });
         if n_ended > 0 {
             self.count_foreign(0, n_ended);
@@ -276,8 +292,14 @@ impl<E: Executor> Shared<E> {
         let tasks = std::mem::take(&mut completed.cancelled);
         let ids: Vec<_> = tasks.iter().map(|task| task.id).collect();
         // One that was only declared has no body, and never counted as spawned.
-        let spawned: Vec<_> = tasks.iter().filter(|task| task.body.is_some()).map(|task| task.id).collect();
-        spawned.iter().for_each(|id| self.record(*id, TraceEvent::Cancelled, worker));
+        let spawned: Vec<_> = tasks
+            .iter()
+            .filter(|task| task.body.is_some())
+            .map(|task| task.id)
+            .collect();
+        spawned
+            .iter()
+            .for_each(|id| self.record(*id, TraceEvent::Cancelled, worker));
         self.executor.cancelled(tasks);
         acknowledge(&ids, completed);
         spawned.len() as u64
@@ -305,13 +327,21 @@ impl<E: Executor> Shared<E> {
 
     /// Whether all queues are empty. Exact only while nobody adds or takes.
     pub(super) fn queues_empty(&self) -> bool {
-        self.common_queues_empty() && self.seats.iter().all(|seat| seat.n_own.load(Ordering::SeqCst) == 0)
+        self.common_queues_empty()
+            && self
+                .seats
+                .iter()
+                .all(|seat| seat.n_own.load(Ordering::SeqCst) == 0)
     }
 
     /// Finished is read first: if the sums are equal, nothing was pending at a moment between the two readings.
     pub(super) fn n_pending(&self) -> u64 {
         let sum = |count: fn(&Counts) -> &AtomicU64| -> u64 {
-            let seats = self.seats.iter().map(|s| count(&s.counts).load(Ordering::SeqCst)).sum::<u64>();
+            let seats = self
+                .seats
+                .iter()
+                .map(|s| count(&s.counts).load(Ordering::SeqCst))
+                .sum::<u64>();
             seats + count(&self.foreign_counts).load(Ordering::SeqCst)
         };
         let finished = sum(|c| &c.finished);
@@ -320,7 +350,12 @@ impl<E: Executor> Shared<E> {
 
     pub(super) fn stats(&self) -> Stats {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let all = || self.seats.iter().map(|s| &*s.counts).chain([&self.foreign_counts]);
+        let all = || {
+            self.seats
+                .iter()
+                .map(|s| &*s.counts)
+                .chain([&self.foreign_counts])
+        };
         let worker = |s: &SeatShared| WorkerStats {
             steps: load(&s.counts.steps),
             steals: load(&s.counts.steals),
@@ -354,7 +389,10 @@ impl<E: Executor> Shared<E> {
         self.graph.cancel_stranded(&mut completed);
         self.settle_foreign(completed);
         // Those in these queues hold claims that a body may want back.
-        let own = self.seats.iter().flat_map(|seat| std::iter::from_fn(|| seat.pop_own()));
+        let own = self
+            .seats
+            .iter()
+            .flat_map(|seat| std::iter::from_fn(|| seat.pop_own()));
         let admitted = std::iter::from_fn(|| self.pop_admitted(i32::MIN));
         for ready in own.chain(admitted) {
             self.release(&ready.attrs.claim);

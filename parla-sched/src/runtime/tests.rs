@@ -62,15 +62,26 @@ impl Executor for Script {
     }
 
     fn cancelled(&self, tasks: Vec<Cancelled<Body>>) {
-        self.cancelled.lock().extend(tasks.iter().map(|task| (task.id, task.cause)));
+        self.cancelled
+            .lock()
+            .extend(tasks.iter().map(|task| (task.id, task.cause)));
     }
 }
 
 type Rt = Arc<Runtime<Script>>;
 
 fn start_with(change: impl FnOnce(&mut Options)) -> Rt {
-    let capacity = Claim { vcus: Vcus::WHOLE, memory: 1 << 30 };
-    let mut options = Options { workers: 2, capacity, trace: false, name: "test".to_owned(), bind: Vec::new() };
+    let capacity = Claim {
+        vcus: Vcus::WHOLE,
+        memory: 1 << 30,
+    };
+    let mut options = Options {
+        workers: 2,
+        capacity,
+        trace: false,
+        name: "test".to_owned(),
+        bind: Vec::new(),
+    };
     change(&mut options);
     Arc::new(Runtime::new(Script::default(), options).expect("threads can be had"))
 }
@@ -93,7 +104,10 @@ fn add_one(n: &AtomicUsize) {
 }
 
 fn after<'a>(dependencies: &'a [TaskId]) -> Task<'a> {
-    Task { dependencies, ..Task::default() }
+    Task {
+        dependencies,
+        ..Task::default()
+    }
 }
 
 fn spawn(rt: &Rt, task: Task<'_>, f: impl FnOnce(&Cx<'_, Script>) + Send + 'static) -> TaskId {
@@ -106,7 +120,10 @@ fn settle(rt: &Rt) {
     assert_eq!(rt.n_pending(), 0);
     rt.validate().expect("consistent when idle");
     let stats = rt.stats();
-    assert_eq!((stats.spawned, stats.claimed), (stats.finished, Claim::default()));
+    assert_eq!(
+        (stats.spawned, stats.claimed),
+        (stats.finished, Claim::default())
+    );
 }
 
 /// Runs a test on a thread of its own, at each of these worker counts, and gives up on it after a while.
@@ -118,14 +135,18 @@ fn at_each(test: fn(usize)) {
 
 fn limited(test: impl FnOnce() + Send + 'static) {
     let (tell, told) = channel();
-    let thread = std::thread::Builder::new().name("test".into()).spawn(move || {
-        test();
-        let _ = tell.send(());
-    });
+    let thread = std::thread::Builder::new()
+        .name("test".into())
+        .spawn(move || {
+            test();
+            let _ = tell.send(());
+        });
     let thread = thread.expect("a thread for the test");
     match told.recv_timeout(LIMIT) {
         Ok(()) => thread.join().expect("it said it was done"),
-        Err(RecvTimeoutError::Disconnected) => std::panic::resume_unwind(thread.join().expect_err("it panicked")),
+        Err(RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().expect_err("it panicked"))
+        }
         Err(RecvTimeoutError::Timeout) => panic!("hangs"),
     }
 }

@@ -91,7 +91,10 @@ impl<E: Executor> Shared<E> {
         if state.n_idle == 0 {
             let name = format!("{}-{}", self.options.name, state.n_started);
             let shared = Arc::clone(self);
-            match std::thread::Builder::new().name(name.clone()).spawn(move || worker::main(&shared)) {
+            match std::thread::Builder::new()
+                .name(name.clone())
+                .spawn(move || worker::main(&shared))
+            {
                 Ok(handle) => {
                     state.n_started += 1;
                     state.n_idle += 1;

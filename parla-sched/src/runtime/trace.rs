@@ -13,7 +13,10 @@ pub(super) struct Trace {
 
 impl Trace {
     pub(super) fn start() -> Self {
-        Self { start: Instant::now(), records: Mutex::new(Vec::new()) }
+        Self {
+            start: Instant::now(),
+            records: Mutex::new(Vec::new()),
+        }
     }
 
     pub(super) fn records(&self) -> Vec<TraceRecord> {
@@ -21,16 +24,46 @@ impl Trace {
     }
 
     pub(super) fn spawned(&self, task: TaskId, dependencies: &[TaskId], claim: Claim) {
-        self.add(task, TraceEvent::Spawned, None, dependencies.to_vec(), claim, 0);
+        self.add(
+            task,
+            TraceEvent::Spawned,
+            None,
+            dependencies.to_vec(),
+            claim,
+            0,
+        );
     }
 
-    pub(super) fn push(&self, task: TaskId, event: TraceEvent, worker: Option<u16>, tasks: Vec<TaskId>, held_ns: u64) {
+    pub(super) fn push(
+        &self,
+        task: TaskId,
+        event: TraceEvent,
+        worker: Option<u16>,
+        tasks: Vec<TaskId>,
+        held_ns: u64,
+    ) {
         self.add(task, event, worker, tasks, Claim::default(), held_ns);
     }
 
-    fn add(&self, task: TaskId, event: TraceEvent, worker: Option<u16>, tasks: Vec<TaskId>, claim: Claim, held_ns: u64) {
+    fn add(
+        &self,
+        task: TaskId,
+        event: TraceEvent,
+        worker: Option<u16>,
+        tasks: Vec<TaskId>,
+        claim: Claim,
+        held_ns: u64,
+    ) {
         let mut records = self.records.lock();
         let time_ns = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        records.push(TraceRecord { task, event, time_ns, worker: worker.map(u32::from), tasks, claim, held_ns });
+        records.push(TraceRecord {
+            task,
+            event,
+            time_ns,
+            worker: worker.map(u32::from),
+            tasks,
+            claim,
+            held_ns,
+        });
     }
 }

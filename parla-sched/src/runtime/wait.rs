@@ -179,7 +179,10 @@ impl<E: Executor> Cx<'_, E> {
 impl<E: Executor> Shared<E> {
     /// The caller counts as an actor.
     fn wait(&self, target: Target, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
-        let waiter = Arc::new(Waiter { timed: timeout.is_some(), ..Waiter::default() });
+        let waiter = Arc::new(Waiter {
+            timed: timeout.is_some(),
+            ..Waiter::default()
+        });
         {
             let mut state = self.waits.state.lock();
             match target {
@@ -193,10 +196,16 @@ impl<E: Executor> Shared<E> {
                     state.tasks.entry(id).or_default().push(Arc::clone(&waiter));
                 }
                 Target::Idle => {
-                    self.waits.n_idle.store(state.idle.len() + 1, Ordering::SeqCst); // before n_pending: see check_idle
+                    self.waits
+                        .n_idle
+                        .store(state.idle.len() + 1, Ordering::SeqCst); // before n_pending: see check_idle
                     let at_once = match self.n_pending() {
                         0 => Some(Waited::Ended),
-                        _ => self.waits.broken.load(Ordering::SeqCst).then_some(Waited::Broken),
+                        _ => self
+                            .waits
+                            .broken
+                            .load(Ordering::SeqCst)
+                            .then_some(Waited::Broken),
                     };
                     if let Some(at_once) = at_once {
                         self.waits.n_idle.store(state.idle.len(), Ordering::SeqCst);
@@ -228,7 +237,13 @@ impl<E: Executor> Shared<E> {
         }
     }
 
-    fn sleep_until_woken(&self, target: Target, waiter: &Arc<Waiter>, timeout: Option<Duration>, mut tick: Option<Tick<'_>>) -> Waited {
+    fn sleep_until_woken(
+        &self,
+        target: Target,
+        waiter: &Arc<Waiter>,
+        timeout: Option<Duration>,
+        mut tick: Option<Tick<'_>>,
+    ) -> Waited {
         let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
         loop {
             let mut outcome = waiter.outcome.lock();
@@ -265,7 +280,9 @@ impl<E: Executor> Shared<E> {
             Target::Task(id) => state.tasks.get_mut(&id),
             Target::Idle => Some(&mut state.idle),
         };
-        let at = list.as_ref().and_then(|list| list.iter().position(|w| Arc::ptr_eq(w, waiter)));
+        let at = list
+            .as_ref()
+            .and_then(|list| list.iter().position(|w| Arc::ptr_eq(w, waiter)));
         let (Some(list), Some(at)) = (list, at) else {
             drop(state);
             // It was taken out to be woken: that will happen in a moment.
@@ -305,7 +322,11 @@ impl<E: Executor> Shared<E> {
         let idle = {
             let mut state = self.waits.state.lock();
             // Once more: now it is known that whoever is in the list was there when nothing was pending.
-            if self.n_pending() == 0 { self.waits.take_idle(&mut state) } else { Vec::new() }
+            if self.n_pending() == 0 {
+                self.waits.take_idle(&mut state)
+            } else {
+                Vec::new()
+            }
         };
         for waiter in idle {
             self.waits.wake(&waiter, Waited::Ended);
@@ -315,7 +336,9 @@ impl<E: Executor> Shared<E> {
     /// If nothing will ever move again, wakes those who wait for it.
     pub(super) fn check_quiet(&self) {
         self.check_idle();
-        if self.waits.n_actors.load(Ordering::SeqCst) > 0 || !self.sleep.is_quiet(|| self.queues_empty()) {
+        if self.waits.n_actors.load(Ordering::SeqCst) > 0
+            || !self.sleep.is_quiet(|| self.queues_empty())
+        {
             return;
         }
         let stalled = {
@@ -333,7 +356,8 @@ impl<E: Executor> Shared<E> {
         }
         let diagnosis = Arc::new(self.graph.diagnose());
         for waiter in stalled {
-            self.waits.wake(&waiter, Waited::Stalled(Arc::clone(&diagnosis)));
+            self.waits
+                .wake(&waiter, Waited::Stalled(Arc::clone(&diagnosis)));
         }
     }
 }

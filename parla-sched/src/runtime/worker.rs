@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_deque::{Steal, Worker};
-use parla_core::{Claim, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent};
+use parla_core::{
+    Claim, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent,
+};
 
 use super::shared::{SeatShared, Shared, bump, unbump};
 use super::{Executor, SpawnError, Step, Task};
@@ -30,9 +32,18 @@ impl Seat {
     pub(super) fn make_all(n: usize) -> (Vec<Self>, Box<[SeatShared]>) {
         let index = |i: usize| u16::try_from(i).expect("the number of workers was checked");
         let seats: Vec<_> = (0..n)
-            .map(|i| Self { index: index(i), deque: Worker::new_fifo(), next: None, cache: SlotCache::default(), tick: 0 })
+            .map(|i| Self {
+                index: index(i),
+                deque: Worker::new_fifo(),
+                next: None,
+                cache: SlotCache::default(),
+                tick: 0,
+            })
             .collect();
-        let shared = seats.iter().map(|seat| SeatShared::new(seat.deque.stealer())).collect();
+        let shared = seats
+            .iter()
+            .map(|seat| SeatShared::new(seat.deque.stealer()))
+            .collect();
         (seats, shared)
     }
 }
@@ -45,13 +56,19 @@ struct Found {
 
 impl From<TaskId> for Found {
     fn from(id: TaskId) -> Self {
-        Self { id, granted: Claim::default() }
+        Self {
+            id,
+            granted: Claim::default(),
+        }
     }
 }
 
 impl From<Ready> for Found {
     fn from(ready: Ready) -> Self {
-        Self { id: ready.id, granted: ready.attrs.claim }
+        Self {
+            id: ready.id,
+            granted: ready.attrs.claim,
+        }
     }
 }
 
@@ -70,7 +87,13 @@ pub struct Cx<'a, E: Executor> {
 pub(super) fn main<E: Executor>(shared: &Arc<Shared<E>>) {
     let on_panic = BreakOnPanic(shared);
     let mut thread = shared.executor.enter();
-    let cx = Cx { shared, seat: RefCell::new(None), running: Cell::default(), granted: Cell::default(), completed: RefCell::default() };
+    let cx = Cx {
+        shared,
+        seat: RefCell::new(None),
+        running: Cell::default(),
+        granted: Cell::default(),
+        completed: RefCell::default(),
+    };
     let mut fresh = true;
     while let Some(seat) = shared.threads.wait_for_seat(fresh) {
         fresh = false;
@@ -101,7 +124,11 @@ impl<'a, E: Executor> Cx<'a, E> {
     ///
     /// # Errors
     /// [`SpawnError`]; then nothing has changed.
-    pub fn spawn(&self, task: Task<'_>, body: impl FnOnce(TaskId) -> E::Body) -> Result<TaskId, SpawnError> {
+    pub fn spawn(
+        &self,
+        task: Task<'_>,
+        body: impl FnOnce(TaskId) -> E::Body,
+    ) -> Result<TaskId, SpawnError> {
         let shared = self.shared;
         let mut borrowed = self.seat.borrow_mut();
         let Some(seat) = borrowed.as_mut() else {
@@ -112,7 +139,13 @@ impl<'a, E: Executor> Cx<'a, E> {
         let counts = &shared.seats[usize::from(seat.index)].counts;
         bump(&counts.spawned, 1);
         let body = shared.traced(&task, body);
-        match shared.graph.spawn(&mut seat.cache, task.declared, task.dependencies, body, task.attrs) {
+        match shared.graph.spawn(
+            &mut seat.cache,
+            task.declared,
+            task.dependencies,
+            body,
+            task.attrs,
+        ) {
             Spawned::Ready(ready) => {
                 shared.record(ready.id, TraceEvent::Ready, Some(seat.index));
                 if !shared.queue_specially(ready) {
@@ -129,7 +162,9 @@ impl<'a, E: Executor> Cx<'a, E> {
             }
             Spawned::Taken => {
                 unbump(&counts.spawned);
-                Err(SpawnError::Taken(task.declared.unwrap_or(TaskId::from_u64(0))))
+                Err(SpawnError::Taken(
+                    task.declared.unwrap_or(TaskId::from_u64(0)),
+                ))
             }
         }
     }
@@ -144,7 +179,9 @@ impl<'a, E: Executor> Cx<'a, E> {
     ///
     /// The body finishes without a seat: for that long one more thread runs than there are workers.
     pub(super) fn leave_seat(&self) {
-        let Some(mut seat) = self.seat.borrow_mut().take() else { return };
+        let Some(mut seat) = self.seat.borrow_mut().take() else {
+            return;
+        };
         if let Some(next) = seat.next.take() {
             seat.deque.push(next);
         }
@@ -202,7 +239,11 @@ impl<'a, E: Executor> Cx<'a, E> {
     }
 
     fn with_seat<R>(&self, f: impl FnOnce(&mut Seat) -> R) -> R {
-        f(self.seat.borrow_mut().as_mut().expect("a thread without a seat does not look for work"))
+        f(self
+            .seat
+            .borrow_mut()
+            .as_mut()
+            .expect("a thread without a seat does not look for work"))
     }
 
     /// Runs one step of a task and settles what follows from it.
@@ -215,7 +256,15 @@ impl<'a, E: Executor> Cx<'a, E> {
         };
         self.running.set(Some(id));
         self.granted.set(granted);
-        shared.record(id, if resumed { TraceEvent::Resumed } else { TraceEvent::Running }, worker);
+        shared.record(
+            id,
+            if resumed {
+                TraceEvent::Resumed
+            } else {
+                TraceEvent::Running
+            },
+            worker,
+        );
         let step = shared.executor.run(thread, self, id, body);
 
         let worker = self.worker();
@@ -249,7 +298,11 @@ impl<'a, E: Executor> Cx<'a, E> {
             let mut own = std::mem::take(&mut *completed);
             drop(completed);
             n_ended += shared.report_cancelled(&mut own, worker, |cancelled, own| {
-                self.with_cache(|cache| cancelled.iter().for_each(|id| shared.graph.acknowledge(cache, *id, own)));
+                self.with_cache(|cache| {
+                    cancelled
+                        .iter()
+                        .for_each(|id| shared.graph.acknowledge(cache, *id, own))
+                });
             });
             self.count(n_ended);
             shared.waits.all_ended(&mut own.watched);
@@ -257,7 +310,14 @@ impl<'a, E: Executor> Cx<'a, E> {
         }
     }
 
-    fn trace_end(&self, id: TaskId, event: TraceEvent, worker: Option<u16>, tasks: &[TaskId], held_ns: impl FnOnce() -> u64) {
+    fn trace_end(
+        &self,
+        id: TaskId,
+        event: TraceEvent,
+        worker: Option<u16>,
+        tasks: &[TaskId],
+        held_ns: impl FnOnce() -> u64,
+    ) {
         if let Some(trace) = &self.shared.trace {
             trace.push(id, event, worker, tasks.to_vec(), held_ns());
         }
@@ -332,7 +392,9 @@ impl<E: Executor> Shared<E> {
             if !self.nothing_for(seat.index) {
                 self.executor.prepare(thread);
                 let found = self.take_own(seat);
-                let found = found.or_else(|| self.take_common(seat).map(Found::from)).or_else(|| self.take_any(seat));
+                let found = found
+                    .or_else(|| self.take_common(seat).map(Found::from))
+                    .or_else(|| self.take_any(seat));
                 if found.is_some() {
                     self.sleep.found_work(|| self.common_queues_empty());
                     return found;
@@ -346,18 +408,26 @@ impl<E: Executor> Shared<E> {
             }
             rounds = 0;
             bump(&self.seats[usize::from(seat.index)].counts.parks, 1);
-            let nothing_left = || self.nothing_for(seat.index) && !self.stopping.load(Ordering::SeqCst);
-            self.sleep.park(seat.index, nothing_left, || self.check_quiet());
+            let nothing_left =
+                || self.nothing_for(seat.index) && !self.stopping.load(Ordering::SeqCst);
+            self.sleep
+                .park(seat.index, nothing_left, || self.check_quiet());
         }
     }
 
     /// What only this seat, or this seat first, may take.
     #[inline]
     fn take_own(&self, seat: &mut Seat) -> Option<Found> {
-        if let Some(ready) = self.pop_admitted(0).or_else(|| self.seats[usize::from(seat.index)].pop_own()) {
+        if let Some(ready) = self
+            .pop_admitted(0)
+            .or_else(|| self.seats[usize::from(seat.index)].pop_own())
+        {
             return Some(ready.into());
         }
-        seat.next.take().or_else(|| seat.deque.pop()).map(Found::from)
+        seat.next
+            .take()
+            .or_else(|| seat.deque.pop())
+            .map(Found::from)
     }
 
     /// What came from outside.
@@ -380,7 +450,8 @@ impl<E: Executor> Shared<E> {
 
     /// Whether this seat would find nothing now.
     fn nothing_for(&self, seat: u16) -> bool {
-        self.common_queues_empty() && self.seats[usize::from(seat)].n_own.load(Ordering::SeqCst) == 0
+        self.common_queues_empty()
+            && self.seats[usize::from(seat)].n_own.load(Ordering::SeqCst) == 0
     }
 
     fn bind(&self, seat: u16) {

@@ -18,7 +18,10 @@ impl Pool {
     fn take(&self) -> bool {
         let mut n = self.queued.load(Ordering::Acquire);
         while n > 0 {
-            match self.queued.compare_exchange(n, n - 1, Ordering::AcqRel, Ordering::Acquire) {
+            match self
+                .queued
+                .compare_exchange(n, n - 1, Ordering::AcqRel, Ordering::Acquire)
+            {
                 Ok(_) => return true,
                 Err(now) => n = now,
             }
@@ -38,7 +41,8 @@ impl Pool {
                 return;
             }
             if self.take() {
-                self.sleep.found_work(|| self.queued.load(Ordering::Acquire) == 0);
+                self.sleep
+                    .found_work(|| self.queued.load(Ordering::Acquire) == 0);
                 if self.done.fetch_add(1, Ordering::AcqRel) + 1 == self.expected {
                     self.stop.store(1, Ordering::Release);
                     self.sleep.wake_all();
@@ -46,8 +50,10 @@ impl Pool {
                 }
                 self.sleep.start_searching();
             } else {
-                let nothing_left =
-                    || self.queued.load(Ordering::Acquire) == 0 && self.stop.load(Ordering::Acquire) == 0;
+                let nothing_left = || {
+                    self.queued.load(Ordering::Acquire) == 0
+                        && self.stop.load(Ordering::Acquire) == 0
+                };
                 self.sleep.park(seat, nothing_left, || {});
             }
         }
@@ -73,7 +79,9 @@ fn explore(n_workers: u16, n_tasks: usize) {
             })
             .collect();
         (0..n_tasks).for_each(|_| pool.add());
-        workers.into_iter().for_each(|w| w.join().expect("no panic"));
+        workers
+            .into_iter()
+            .for_each(|w| w.join().expect("no panic"));
         assert_eq!(pool.done.load(Ordering::Acquire), n_tasks);
     });
 }

@@ -5,8 +5,17 @@ use std::sync::atomic::AtomicU32;
 use super::*;
 
 fn claiming(vcus: u32) -> Task<'static> {
-    let attrs = Attrs { claim: Claim { vcus: Vcus(vcus), memory: 0 }, ..Attrs::default() };
-    Task { attrs, ..Task::default() }
+    let attrs = Attrs {
+        claim: Claim {
+            vcus: Vcus(vcus),
+            memory: 0,
+        },
+        ..Attrs::default()
+    };
+    Task {
+        attrs,
+        ..Task::default()
+    }
 }
 
 #[test]
@@ -18,7 +27,10 @@ fn claims_are_never_exceeded_and_exactly_restored() {
             let vcus = [0, 1, 250, 333, 500, 999, 1000][i as usize % 7];
             let (held, most) = (Arc::clone(&held), Arc::clone(&most));
             let body: Body = Box::new(move |_| {
-                most.fetch_max(held.fetch_add(vcus, Ordering::SeqCst) + vcus, Ordering::SeqCst);
+                most.fetch_max(
+                    held.fetch_add(vcus, Ordering::SeqCst) + vcus,
+                    Ordering::SeqCst,
+                );
                 held.fetch_sub(vcus, Ordering::SeqCst);
                 if i % 11 == 0 { Say::Fail } else { Say::Done }
             });
@@ -50,7 +62,9 @@ fn an_awaiting_parent_gives_back_what_its_child_needs() {
                 return Say::Done;
             }
             assert_eq!(cx.shared().admission.lock().claimed().vcus, Vcus(1000));
-            Say::Await(vec![cx.spawn(claiming(1000), |_| once(|_| {})).expect("spawns")])
+            Say::Await(vec![
+                cx.spawn(claiming(1000), |_| once(|_| {})).expect("spawns"),
+            ])
         });
         let parent = rt.spawn(claiming(1000), |_| body).expect("spawns");
         settle(&rt);
@@ -69,7 +83,10 @@ fn a_blocked_parent_gives_back_what_its_child_needs() {
                 let child = cx.spawn(claiming(1000), |_| once(|_| {})).expect("spawns");
                 assert!(matches!(cx.wait(child, None, None), Waited::Ended));
                 // It holds its claim again.
-                most.1.fetch_max(most.0.fetch_add(600, Ordering::SeqCst) + 600, Ordering::SeqCst);
+                most.1.fetch_max(
+                    most.0.fetch_add(600, Ordering::SeqCst) + 600,
+                    Ordering::SeqCst,
+                );
                 std::thread::yield_now();
                 most.0.fetch_sub(600, Ordering::SeqCst);
             });
@@ -89,7 +106,8 @@ fn a_big_request_among_small_ones_gets_its_turn() {
         spawn(&rt, claiming(1000), move |_| big.store(1, Ordering::SeqCst));
         fn small(cx: &Cx<'_, Script>, big: Arc<AtomicUsize>) {
             if big.load(Ordering::SeqCst) == 0 {
-                cx.spawn(claiming(100), |_| once(move |cx| small(cx, big))).expect("spawns");
+                cx.spawn(claiming(100), |_| once(move |cx| small(cx, big)))
+                    .expect("spawns");
             }
         }
         for _ in 0..2 * workers {

@@ -26,7 +26,10 @@ fn dependents_of_a_failure_are_cancelled_and_others_run() {
         let mut expected = [(child, bad), (grandchild, bad), (late, bad)];
         expected.sort_unstable();
         assert_eq!(cancelled, expected);
-        assert_eq!((rt.state(bad), rt.state(child)), (TaskState::Failed, TaskState::Cancelled));
+        assert_eq!(
+            (rt.state(bad), rt.state(child)),
+            (TaskState::Failed, TaskState::Cancelled)
+        );
         assert_eq!((ran.load(Ordering::SeqCst), rt.cause(late)), (1, Some(bad)));
     });
 }
@@ -36,7 +39,9 @@ fn a_panic_is_a_failure_and_the_worker_lives_on() {
     at_each(|workers| {
         let rt = start(workers);
         for _ in 0..20 {
-            let bad = spawn(&rt, Task::default(), |_| std::panic::resume_unwind(Box::new("quiet")));
+            let bad = spawn(&rt, Task::default(), |_| {
+                std::panic::resume_unwind(Box::new("quiet"))
+            });
             assert!(matches!(rt.wait(bad, None, None), Waited::Ended));
             assert_eq!(rt.state(bad), TaskState::Failed);
             rt.forget(bad);
@@ -71,7 +76,13 @@ fn an_awaiter_learns_of_an_end_only_after_the_executor() {
                 })
             })
             .expect("spawns");
-            failing(&rt, Task { declared: Some(bad), ..Task::default() });
+            failing(
+                &rt,
+                Task {
+                    declared: Some(bad),
+                    ..Task::default()
+                },
+            );
         }
         settle(&rt);
         assert_eq!(missed.load(Ordering::SeqCst), 0);
@@ -110,12 +121,23 @@ fn cancelling_races_with_everything() {
             let ran = Arc::clone(&ran);
             let attrs = Attrs {
                 priority: i % 3,
-                claim: Claim { vcus: Vcus(u32::from(i % 5 == 0) * 700), memory: 0 },
+                claim: Claim {
+                    vcus: Vcus(u32::from(i % 5 == 0) * 700),
+                    memory: 0,
+                },
                 ..Attrs::default()
             };
-            let id = spawn(&rt, Task { dependencies: &last, attrs, ..Task::default() }, move |_| {
-                ran.fetch_add(1, Ordering::SeqCst);
-            });
+            let id = spawn(
+                &rt,
+                Task {
+                    dependencies: &last,
+                    attrs,
+                    ..Task::default()
+                },
+                move |_| {
+                    ran.fetch_add(1, Ordering::SeqCst);
+                },
+            );
             last = if i % 4 == 0 { Vec::new() } else { vec![id] };
             if i % 7 == 0 {
                 tell.send(id).expect("it listens");
@@ -135,13 +157,36 @@ fn a_cancelled_task_gives_back_what_it_was_granted() {
     // Admitted, then cancelled before a worker took it: the claim must come back, or the next one waits for ever.
     at_each(|workers| {
         let rt = start(workers);
-        let gates: Vec<_> = (0..workers).map(|_| blocked(&rt, Task::default()).1).collect();
-        let attrs = |worker| Attrs { worker, claim: Claim { vcus: Vcus(800), memory: 5 }, ..Attrs::default() };
+        let gates: Vec<_> = (0..workers)
+            .map(|_| blocked(&rt, Task::default()).1)
+            .collect();
+        let attrs = |worker| Attrs {
+            worker,
+            claim: Claim {
+                vcus: Vcus(800),
+                memory: 5,
+            },
+            ..Attrs::default()
+        };
         for worker in [None, Some(0)] {
-            let id = spawn(&rt, Task { attrs: attrs(worker), ..Task::default() }, |_| panic!("must not run"));
+            let id = spawn(
+                &rt,
+                Task {
+                    attrs: attrs(worker),
+                    ..Task::default()
+                },
+                |_| panic!("must not run"),
+            );
             assert!(rt.cancel(id));
         }
-        spawn(&rt, Task { attrs: attrs(None), ..Task::default() }, |_| {});
+        spawn(
+            &rt,
+            Task {
+                attrs: attrs(None),
+                ..Task::default()
+            },
+            |_| {},
+        );
         gates.iter().for_each(Gate::open);
         settle(&rt);
     });
@@ -161,7 +206,11 @@ fn cancelling_all_that_has_not_started_ends_what_is_pending() {
         assert_eq!(rt.n_pending(), 1);
         gate.open();
         settle(&rt);
-        assert_eq!(rt.executor().cancelled.lock().len(), 201, "the tasks, and the id that was only declared");
+        assert_eq!(
+            rt.executor().cancelled.lock().len(),
+            201,
+            "the tasks, and the id that was only declared"
+        );
         spawn(&rt, Task::default(), |_| {});
         settle(&rt);
     });

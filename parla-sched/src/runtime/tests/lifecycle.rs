@@ -30,7 +30,10 @@ fn two_runtimes_do_not_know_each_other() {
         let (_, gate) = blocked(&one, Task::default());
         let ghost = two.declare();
         spawn(&two, after(&[ghost]), |_| {});
-        assert!(matches!(two.wait_idle(None, None), Waited::Stalled(_)), "work of the one does not hide a stall of the other");
+        assert!(
+            matches!(two.wait_idle(None, None), Waited::Stalled(_)),
+            "work of the one does not hide a stall of the other"
+        );
         gate.open();
         settle(&one);
         drop(two);
@@ -46,7 +49,10 @@ fn a_closed_runtime_refuses_and_finishes() {
         let (id, gate) = blocked(&rt, Task::default());
         let child = spawn(&rt, after(&[id]), |_| {});
         rt.close();
-        assert_eq!(rt.spawn(Task::default(), |_| once(|_| {})), Err(SpawnError::Closed));
+        assert_eq!(
+            rt.spawn(Task::default(), |_| once(|_| {})),
+            Err(SpawnError::Closed)
+        );
         gate.open();
         settle(&rt);
         assert_eq!(rt.state(child), TaskState::Done);
@@ -78,8 +84,14 @@ fn shutdown_races_with_spawning() {
                 .collect();
             (0..round * 50).for_each(|_| std::hint::spin_loop());
             rt.shutdown();
-            let n_accepted: usize = spawners.into_iter().map(|s| s.join().expect("no panic")).sum();
-            assert_eq!(ran.load(Ordering::SeqCst) + rt.executor().cancelled.lock().len(), n_accepted);
+            let n_accepted: usize = spawners
+                .into_iter()
+                .map(|s| s.join().expect("no panic"))
+                .sum();
+            assert_eq!(
+                ran.load(Ordering::SeqCst) + rt.executor().cancelled.lock().len(),
+                n_accepted
+            );
             assert!(matches!(rt.wait_idle(None, None), Waited::Ended));
         }
     });
@@ -92,7 +104,11 @@ fn shutdown_wakes_bodies_that_wait() {
         for round in 0..20 {
             let rt = start(workers);
             let ghost = rt.declare();
-            let suspended = rt.spawn(Task::default(), |_| Box::new(move |_| Say::Await(vec![ghost]))).expect("spawns");
+            let suspended = rt
+                .spawn(Task::default(), |_| {
+                    Box::new(move |_| Say::Await(vec![ghost]))
+                })
+                .expect("spawns");
             let begun = Gate::default();
             for i in 0..3 {
                 let begun = begun.clone();
@@ -141,7 +157,10 @@ fn shutdown_wakes_threads_that_wait() {
             let waited = waiter.join().expect("no panic");
             assert!(matches!(waited, Waited::Ended), "{waited:?}");
         }
-        assert!(matches!(rt.wait(rt.declare(), None, None), Waited::Ended), "nothing hangs afterwards either");
+        assert!(
+            matches!(rt.wait(rt.declare(), None, None), Waited::Ended),
+            "nothing hangs afterwards either"
+        );
         rt.shutdown();
     });
 }
@@ -166,8 +185,19 @@ fn abandoned_bodies_end_by_themselves() {
 #[test]
 fn the_number_of_workers_is_checked() {
     for workers in [0, 70_000] {
-        let error = Runtime::new(Script::default(), Options { workers, ..Options::default() }).err().expect("refused");
-        assert_eq!(error.to_string(), format!("a runtime has between 1 and 65535 workers, not {workers}"));
+        let error = Runtime::new(
+            Script::default(),
+            Options {
+                workers,
+                ..Options::default()
+            },
+        )
+        .err()
+        .expect("refused");
+        assert_eq!(
+            error.to_string(),
+            format!("a runtime has between 1 and 65535 workers, not {workers}")
+        );
     }
 }
 

@@ -27,13 +27,23 @@ fn plan(seed: &mut u64, n: usize, workers: usize) -> Vec<Plan> {
     let mut below = |n: u64| usize::try_from(splitmix(seed) % n).expect("small");
     (0..n)
         .map(|i| Plan {
-            on: (0..below(4)).filter(|_| i > 0).map(|_| i - 1 - below(i.min(20) as u64)).collect(),
+            on: (0..below(4))
+                .filter(|_| i > 0)
+                .map(|_| i - 1 - below(i.min(20) as u64))
+                .collect(),
             fails: below(60) == 0,
             inside: below(3) == 0,
             attrs: Attrs {
-                priority: if below(5) == 0 { below(5) as i32 - 2 } else { 0 },
+                priority: if below(5) == 0 {
+                    below(5) as i32 - 2
+                } else {
+                    0
+                },
                 worker: (below(9) == 0).then(|| u16::try_from(below(workers as u64)).expect("few")),
-                claim: Claim { vcus: Vcus(if below(4) == 0 { below(1000) as u32 } else { 0 }), memory: 0 },
+                claim: Claim {
+                    vcus: Vcus(if below(4) == 0 { below(1000) as u32 } else { 0 }),
+                    memory: 0,
+                },
             },
         })
         .collect()
@@ -78,7 +88,11 @@ fn run(plans: &Arc<Vec<Plan>>, workers: usize) {
         move |number: usize, spawn: &dyn Fn(Task<'_>, Body)| {
             let plan: &Plan = &plans[number];
             let dependencies: Vec<_> = plan.on.iter().map(|d| ids[*d]).collect();
-            let task = Task { declared: Some(ids[number]), dependencies: &dependencies, attrs: plan.attrs };
+            let task = Task {
+                declared: Some(ids[number]),
+                dependencies: &dependencies,
+                attrs: plan.attrs,
+            };
             spawn(task, body(&clock, number, plan.fails));
         }
     };
@@ -87,10 +101,14 @@ fn run(plans: &Arc<Vec<Plan>>, workers: usize) {
         let spawn_one = spawn_one.clone();
         if plans[number].inside {
             spawn(&rt, Task::default(), move |cx| {
-                spawn_one(number, &|task, body| assert!(cx.spawn(task, |_| body).is_ok()));
+                spawn_one(number, &|task, body| {
+                    assert!(cx.spawn(task, |_| body).is_ok())
+                });
             });
         } else {
-            spawn_one(number, &|task, body| assert!(rt.spawn(task, |_| body).is_ok()));
+            spawn_one(number, &|task, body| {
+                assert!(rt.spawn(task, |_| body).is_ok())
+            });
         }
     }
     settle(&rt);
@@ -100,10 +118,17 @@ fn run(plans: &Arc<Vec<Plan>>, workers: usize) {
     let spans = clock.spans.lock();
     for (number, plan) in plans.iter().enumerate() {
         let span = spans.get(&number);
-        assert_eq!(span.is_some(), expected[number] != TaskState::Cancelled, "task {number}");
+        assert_eq!(
+            span.is_some(),
+            expected[number] != TaskState::Cancelled,
+            "task {number}"
+        );
         for dependency in &plan.on {
             if let (Some((begin, _)), Some((_, end))) = (span, spans.get(dependency)) {
-                assert!(end < begin, "task {number} began before {dependency} had ended");
+                assert!(
+                    end < begin,
+                    "task {number} began before {dependency} had ended"
+                );
             }
         }
     }

@@ -16,15 +16,22 @@ fn stalled(waited: Waited) -> Arc<Diagnosis> {
 fn nested_waits_never_exhaust_the_pool() {
     fn nest(cx: &Cx<'_, Script>, depth: usize) {
         if depth > 0 {
-            let child = cx.spawn(Task::default(), |_| once(move |cx| nest(cx, depth - 1))).expect("spawns");
+            let child = cx
+                .spawn(Task::default(), |_| once(move |cx| nest(cx, depth - 1)))
+                .expect("spawns");
             assert!(matches!(cx.wait(child, None, None), Waited::Ended));
         }
     }
     at_each(|workers| {
         let rt = start(workers);
-        let ids: Vec<_> = (0..4).map(|_| spawn(&rt, Task::default(), |cx| nest(cx, 25))).collect();
+        let ids: Vec<_> = (0..4)
+            .map(|_| spawn(&rt, Task::default(), |cx| nest(cx, 25)))
+            .collect();
         settle(&rt);
-        assert!(ids.iter().all(|id| rt.state(*id) == TaskState::Done), "a failed assertion is a failed task");
+        assert!(
+            ids.iter().all(|id| rt.state(*id) == TaskState::Done),
+            "a failed assertion is a failed task"
+        );
         let n_alive = rt.executor().n_threads.load(Ordering::SeqCst);
         assert!(n_alive < workers + 100, "{n_alive} threads");
         rt.shutdown();
@@ -40,7 +47,10 @@ fn awaiting_costs_no_thread_at_any_depth() {
             if depth == 0 || std::mem::replace(&mut begun, true) {
                 return Say::Done;
             }
-            Say::Await(vec![cx.spawn(Task::default(), |_| nest(depth - 1)).expect("spawns")])
+            Say::Await(vec![
+                cx.spawn(Task::default(), |_| nest(depth - 1))
+                    .expect("spawns"),
+            ])
         })
     }
     at_each(|workers| {
@@ -48,7 +58,10 @@ fn awaiting_costs_no_thread_at_any_depth() {
         rt.spawn(Task::default(), |_| nest(2_000)).expect("spawns");
         settle(&rt);
         assert!(rt.executor().n_threads.load(Ordering::SeqCst) <= workers);
-        assert_eq!(rt.stats().workers.iter().map(|w| w.steps).sum::<u64>(), 4_001);
+        assert_eq!(
+            rt.stats().workers.iter().map(|w| w.steps).sum::<u64>(),
+            4_001
+        );
     });
 }
 
@@ -58,12 +71,26 @@ fn what_was_never_spawned_is_named() {
         let rt = start(workers);
         let ghost = rt.declare();
         let child = spawn(&rt, after(&[ghost]), |_| {});
-        for diagnosis in [stalled(rt.wait_idle(None, None)), stalled(rt.wait(child, None, None)), stalled(rt.wait(ghost, None, None))] {
+        for diagnosis in [
+            stalled(rt.wait_idle(None, None)),
+            stalled(rt.wait(child, None, None)),
+            stalled(rt.wait(ghost, None, None)),
+        ] {
             assert_eq!(diagnosis.never_spawned, [ghost]);
-            assert_eq!(diagnosis.blocked.iter().map(|b| b.id).collect::<Vec<_>>(), [child]);
+            assert_eq!(
+                diagnosis.blocked.iter().map(|b| b.id).collect::<Vec<_>>(),
+                [child]
+            );
         }
         // The runtime stays usable, and the stall ends when the missing task comes.
-        spawn(&rt, Task { declared: Some(ghost), ..Task::default() }, |_| {});
+        spawn(
+            &rt,
+            Task {
+                declared: Some(ghost),
+                ..Task::default()
+            },
+            |_| {},
+        );
         settle(&rt);
     });
 }
@@ -74,7 +101,15 @@ fn circles_are_named() {
         let rt = start(workers);
         let (a, b, me) = (rt.declare(), rt.declare(), rt.declare());
         for (id, on) in [(a, b), (b, a), (me, me)] {
-            spawn(&rt, Task { declared: Some(id), dependencies: &[on], ..Task::default() }, |_| panic!("must not run"));
+            spawn(
+                &rt,
+                Task {
+                    declared: Some(id),
+                    dependencies: &[on],
+                    ..Task::default()
+                },
+                |_| panic!("must not run"),
+            );
         }
         let diagnosis = stalled(rt.wait_idle(None, None));
         assert_eq!(diagnosis.cycles.len(), 2, "{diagnosis:?}");
@@ -91,12 +126,22 @@ fn stalls_are_found_from_inside() {
         let (ghost, me) = (rt.declare(), rt.declare());
         for (declared, target) in [(None, ghost), (Some(me), me)] {
             let found = Arc::clone(&found);
-            spawn(&rt, Task { declared, ..Task::default() }, move |cx| {
-                stalled(cx.wait(target, None, None));
-                found.fetch_add(1, Ordering::SeqCst);
-            });
+            spawn(
+                &rt,
+                Task {
+                    declared,
+                    ..Task::default()
+                },
+                move |cx| {
+                    stalled(cx.wait(target, None, None));
+                    found.fetch_add(1, Ordering::SeqCst);
+                },
+            );
         }
-        assert!(matches!(rt.wait_idle(None, None), Waited::Ended | Waited::Stalled(_)));
+        assert!(matches!(
+            rt.wait_idle(None, None),
+            Waited::Ended | Waited::Stalled(_)
+        ));
         while found.load(Ordering::SeqCst) < 2 {
             std::thread::yield_now();
         }
@@ -111,8 +156,21 @@ fn two_that_await_each_other_are_a_circle() {
         let (a, b) = (rt.declare(), rt.declare());
         for (id, other) in [(a, b), (b, a)] {
             let mut begun = false;
-            let body: Body = Box::new(move |_| if std::mem::replace(&mut begun, true) { Say::Done } else { Say::Await(vec![other]) });
-            rt.spawn(Task { declared: Some(id), ..Task::default() }, |_| body).expect("spawns");
+            let body: Body = Box::new(move |_| {
+                if std::mem::replace(&mut begun, true) {
+                    Say::Done
+                } else {
+                    Say::Await(vec![other])
+                }
+            });
+            rt.spawn(
+                Task {
+                    declared: Some(id),
+                    ..Task::default()
+                },
+                |_| body,
+            )
+            .expect("spawns");
         }
         let diagnosis = stalled(rt.wait_idle(None, None));
         assert_eq!(diagnosis.cycles.len(), 1, "{diagnosis:?}");
@@ -134,12 +192,22 @@ fn nothing_is_stalled_while_a_foreign_thread_may_spawn() {
                     rt.enlist_this_thread();
                     enlisted.open();
                     go.pass();
-                    spawn(&rt, Task { declared: Some(ghost), ..Task::default() }, |_| {});
+                    spawn(
+                        &rt,
+                        Task {
+                            declared: Some(ghost),
+                            ..Task::default()
+                        },
+                        |_| {},
+                    );
                 })
             };
             enlisted.pass();
             spawn(&rt, after(&[ghost]), move |_| {});
-            assert!(matches!(rt.wait_idle(Some(Duration::from_millis(1)), None), Waited::TimedOut));
+            assert!(matches!(
+                rt.wait_idle(Some(Duration::from_millis(1)), None),
+                Waited::TimedOut
+            ));
             go.open();
             settle(&rt);
             other.join().expect("no panic");
@@ -172,7 +240,9 @@ fn many_threads_spawn_and_wait_without_false_stalls() {
                 })
             })
             .collect();
-        threads.into_iter().for_each(|t| t.join().expect("no false stall"));
+        threads
+            .into_iter()
+            .for_each(|t| t.join().expect("no false stall"));
         settle(&rt);
     });
 }
@@ -206,15 +276,31 @@ fn time_limits_and_ticks_end_waits() {
     at_each(|workers| {
         let rt = start(workers);
         let (id, gate) = blocked(&rt, Task::default());
-        assert!(matches!(rt.wait(id, Some(Duration::ZERO), None), Waited::TimedOut));
-        assert!(matches!(rt.wait_idle(Some(Duration::from_millis(5)), None), Waited::TimedOut));
+        assert!(matches!(
+            rt.wait(id, Some(Duration::ZERO), None),
+            Waited::TimedOut
+        ));
+        assert!(matches!(
+            rt.wait_idle(Some(Duration::from_millis(5)), None),
+            Waited::TimedOut
+        ));
         let mut n_ticks = 0;
         let mut tick = || {
             n_ticks += 1;
-            if n_ticks == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if n_ticks == 2 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
-        assert!(matches!(rt.wait(id, None, Some(&mut tick)), Waited::Interrupted));
-        assert!(matches!(rt.wait_idle(Some(LIMIT), Some(&mut || ControlFlow::Break(()))), Waited::Interrupted));
+        assert!(matches!(
+            rt.wait(id, None, Some(&mut tick)),
+            Waited::Interrupted
+        ));
+        assert!(matches!(
+            rt.wait_idle(Some(LIMIT), Some(&mut || ControlFlow::Break(()))),
+            Waited::Interrupted
+        ));
         // A tick that spawns (a signal handler may) and opens the gate.
         let mut tick = || {
             spawn(&rt, Task::default(), |_| {});
@@ -236,6 +322,12 @@ fn waiting_for_the_past_returns_at_once() {
     let rt = start(1);
     let id = spawn(&rt, Task::default(), |_| {});
     settle(&rt);
-    assert!(matches!(rt.wait(id, Some(Duration::ZERO), None), Waited::Ended));
-    assert!(matches!(rt.wait_idle(Some(Duration::ZERO), None), Waited::Ended));
+    assert!(matches!(
+        rt.wait(id, Some(Duration::ZERO), None),
+        Waited::Ended
+    ));
+    assert!(matches!(
+        rt.wait_idle(Some(Duration::ZERO), None),
+        Waited::Ended
+    ));
 }
