@@ -30,6 +30,8 @@ pub(crate) struct PyExecutor {
     pub(crate) n_failed: AtomicU64,
     pub(crate) n_cancelled: AtomicU64,
     pub(crate) trace: bool,
+    /// The threads there were when the runtime was opened.
+    pub(crate) threads_before: Mutex<Option<Py<PyAny>>>,
     /// The process it was made in: a fork copies it without its threads.
     pub(crate) pid: u32,
     threads: Mutex<Vec<Arc<ThreadBook>>>,
@@ -483,6 +485,7 @@ impl PyExecutor {
     pub(crate) fn close(&self) {
         let mut books = self.books.lock();
         let garbage = (
+            self.threads_before.lock().take(),
             std::mem::take(&mut books.failed),
             std::mem::take(&mut books.blocked),
             std::mem::take(&mut books.declared),

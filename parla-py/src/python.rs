@@ -178,6 +178,10 @@ import!(/// `parla._asyncio.bridge`.
     asyncio_bridge = "parla._asyncio", "bridge");
 import!(/// `asyncio._get_running_loop`; only once asyncio is imported.
     running_loop = "asyncio", "_get_running_loop");
+import!(/// `parla._threads.snapshot`.
+    thread_snapshot = "parla._threads", "snapshot");
+import!(/// `parla._threads.may_still_spawn`.
+    may_still_spawn = "parla._threads", "may_still_spawn");
 import!(/// `numbers.Number`.
     number = "numbers", "Number");
 import!(/// `collections.abc.Iterable`.

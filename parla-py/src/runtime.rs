@@ -18,7 +18,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::errors;
 use crate::executor::{PyBody, PyExecutor};
 use crate::task::Task;
-use crate::{body, gil, spawn};
+use crate::{body, gil, python, spawn};
 
 /// The scheduler's runtime with Python's executor.
 pub(crate) type Rt = parla_sched::Runtime<PyExecutor>;
@@ -141,6 +141,29 @@ pub(crate) fn note_spawned(py: Python<'_>, spawned: &Py<Task>) -> PyResult<()> {
     }
 }
 
+/// Python's identifiers of the threads that are in a wait of ours.
+static WAITING: Mutex<Vec<std::ffi::c_ulong>> = Mutex::new(Vec::new());
+
+/// Whether another thread, started since the runtime opened, may still spawn what everybody waits for.
+fn others_may_spawn(py: Python<'_>, rt: &Rt) -> PyResult<bool> {
+    let before = rt
+        .executor()
+        .threads_before
+        .lock()
+        .as_ref()
+        .map(|before| before.clone_ref(py));
+    let Some(before) = before else {
+        return Ok(false);
+    };
+    let waiting = WAITING.lock().clone();
+    python::may_still_spawn(py)?
+        .call1((before, waiting))?
+        .extract()
+}
+
+/// How often to look again while a stall may yet be mended by another thread.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Adds to the time without the GIL.
 pub(crate) fn add_released(time: Duration) {
     RELEASED.set(RELEASED.get() + time);
@@ -178,6 +201,9 @@ fn wait_detached(
 
     let mut raised = None;
     let begun = now();
+    // SAFETY: a thread may ask who it is.
+    let me = unsafe { libc::pthread_self() };
+    WAITING.lock().push(me);
     let work = OnThisThread((wait, &mut raised));
     let waited = py.detach(move || {
         let (wait, raised) = work.take();
@@ -194,6 +220,12 @@ fn wait_detached(
         wait(Some(&mut tick))
     });
     add_released(begun.elapsed());
+    {
+        let mut waiting = WAITING.lock();
+        if let Some(at) = waiting.iter().position(|ident| *ident == me) {
+            waiting.swap_remove(at);
+        }
+    }
     match raised {
         Some(error) => Err(error),
         None => Ok(waited),
@@ -203,6 +235,25 @@ fn wait_detached(
 #[allow(clippy::disallowed_methods, reason = "to know how long a wait took")]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// Waits; a stall is one only if no other thread of the program may still mend it.
+fn wait_unless_stalled(
+    py: Python<'_>,
+    rt: &Rt,
+    timeout: Option<Duration>,
+    wait: impl Fn(Option<Duration>, Option<parla_sched::Tick<'_>>) -> Waited,
+) -> PyResult<Waited> {
+    loop {
+        let waited = wait_detached(py, |tick| wait(timeout, tick))?;
+        if !matches!(waited, Waited::Stalled(_)) || !others_may_spawn(py, rt)? {
+            return Ok(waited);
+        }
+        match wait_detached(py, |tick| wait(Some(LOOK_AGAIN), tick))? {
+            Waited::TimedOut => {}
+            other => return Ok(other),
+        }
+    }
 }
 
 /// Waits for the end of a task. `false`: the time was over first.
@@ -221,13 +272,14 @@ pub(crate) fn wait_for(
         _ => None,
     });
     let waited = match running.flatten() {
-        None => wait_detached(py, |tick| rt.wait(id, timeout, tick))?,
+        None => wait_unless_stalled(py, rt, timeout, |timeout, tick| rt.wait(id, timeout, tick))?,
         Some((task, cx)) => {
             let me = task.get().id();
             rt.executor().begin_blocking(task, id);
             // SAFETY: as in `with_running`: the body on this thread has not returned, so its `cx` is alive.
             let cx = unsafe { &*cx };
-            let waited = wait_detached(py, |tick| cx.wait(id, timeout, tick));
+            let waited =
+                wait_unless_stalled(py, rt, timeout, |timeout, tick| cx.wait(id, timeout, tick));
             rt.executor().end_blocking(me);
             waited?
         }
@@ -413,10 +465,13 @@ impl Runtime {
     }
 
     /// This runtime becomes the one that this thread (and threads with none of their own) spawns into.
-    fn open(&self) {
+    fn open(&self, py: Python<'_>) -> PyResult<()> {
+        let threads = python::thread_snapshot(py)?.call0()?.unbind();
+        *self.rt.executor().threads_before.lock() = Some(threads);
         self.rt.enlist_this_thread();
         OPENED.with_borrow_mut(|opened| opened.push(Arc::clone(&self.rt)));
         OPEN.lock().push(Arc::clone(&self.rt));
+        Ok(())
     }
 
     /// Waits until nothing is pending; `cancel`: after cancelling what has not started; `timeout`: after so many seconds
@@ -441,7 +496,8 @@ impl Runtime {
             py.detach(|| rt.cancel_unstarted());
         }
         loop {
-            match wait_detached(py, |tick| rt.wait_idle(timeout, tick)) {
+            match wait_unless_stalled(py, rt, timeout, |timeout, tick| rt.wait_idle(timeout, tick))
+            {
                 Ok(Waited::Stalled(diagnosis)) => {
                     stalled = stalled.or_else(|| Some(deadlock(py, rt, &diagnosis)));
                     py.detach(|| rt.cancel_stranded());

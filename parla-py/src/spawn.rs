@@ -219,6 +219,13 @@ impl Spawner {
                 }
                 Ok(task)
             }
+            Err(SpawnError::Taken(_)) => Err(errors::spawn_error(
+                py,
+                format!(
+                    "spawn: {} was given up before it was spawned, because nothing seemed to be able to spawn it any more",
+                    task.get().label(py)
+                ),
+            )),
             Err(SpawnError::Closed) => Err(errors::no_runtime(
                 py,
                 "spawn: the runtime takes no more tasks, its block has ended",

@@ -261,8 +261,10 @@ def one():
         T.wait()
 
 print("ready", flush=True)
-while not stop.is_set():
+while True:
     try:
+        if stop.is_set():
+            break
         rounds += 1
         one()
     except KeyboardInterrupt:
