@@ -55,10 +55,17 @@ impl SeatShared {
         }
     }
 
+    #[inline]
     pub(super) fn pop_own(&self) -> Option<Ready> {
         if self.n_own.load(Ordering::SeqCst) == 0 {
-            return None;
+            None
+        } else {
+            self.pop_own_locked()
         }
+    }
+
+    #[cold]
+    fn pop_own_locked(&self) -> Option<Ready> {
         let ready = self.own.lock().pop(i32::MIN)?;
         self.n_own.fetch_sub(1, Ordering::SeqCst);
         Some(ready)
@@ -106,10 +113,20 @@ impl<E: Executor> Shared<E> {
         }
     }
 
+    #[inline]
     pub(super) fn check(&self, task: &Task<'_>) -> Result<(), SpawnError> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(SpawnError::Closed);
         }
+        if task.attrs.is_default() {
+            Ok(())
+        } else {
+            self.check_attrs(task)
+        }
+    }
+
+    #[cold]
+    fn check_attrs(&self, task: &Task<'_>) -> Result<(), SpawnError> {
         if !task.attrs.claim.is_empty() {
             self.admission.lock().check(&task.attrs.claim)?;
         }
@@ -190,12 +207,11 @@ impl<E: Executor> Shared<E> {
     /// Queues tasks that are not for the fast path. `false`: this one is.
     #[inline]
     pub(super) fn queue_specially(&self, ready: Ready) -> bool {
-        let attrs = &ready.attrs;
-        let special = attrs.priority != 0 || attrs.worker.is_some() || !attrs.claim.is_empty();
-        if special {
+        let is_special = !ready.attrs.is_default();
+        if is_special {
             self.admit(|admission| admission.push(ready));
         }
-        special
+        is_special
     }
 
     /// Changes the admission (which says how many more tasks any worker may run now), and sends the admitted on their way.
@@ -235,8 +251,14 @@ impl<E: Executor> Shared<E> {
     #[inline]
     pub(super) fn pop_admitted(&self, floor: i32) -> Option<Ready> {
         if self.n_admitted.load(Ordering::SeqCst) == 0 {
-            return None;
+            None
+        } else {
+            self.pop_admitted_locked(floor)
         }
+    }
+
+    #[cold]
+    fn pop_admitted_locked(&self, floor: i32) -> Option<Ready> {
         let admitted = self.admission.lock().pop(floor)?;
         self.n_admitted.fetch_sub(1, Ordering::SeqCst);
         Some(admitted)

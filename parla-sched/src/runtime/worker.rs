@@ -196,7 +196,6 @@ impl<'a, E: Executor> Cx<'a, E> {
         self.seat.borrow().is_some()
     }
 
-    /// What the running body holds.
     /// Records that the running body blocks (`on` another task) or goes on.
     pub(super) fn trace_wait(&self, event: TraceEvent, on: &[TaskId]) {
         if let (Some(trace), Some(id)) = (&self.shared.trace, self.running.get()) {
@@ -204,6 +203,7 @@ impl<'a, E: Executor> Cx<'a, E> {
         }
     }
 
+    /// What the running body holds.
     pub(super) fn granted(&self) -> Claim {
         self.granted.get()
     }
@@ -249,39 +249,39 @@ impl<'a, E: Executor> Cx<'a, E> {
     /// Runs one step of a task and settles what follows from it.
     fn step(&self, thread: &mut E::Thread, Found { id, granted }: Found) {
         let shared = self.shared;
-        let worker = self.worker();
         let Some(Started { body, resumed, .. }) = shared.graph.start(id) else {
             shared.release(&granted);
             return; // cancelled meanwhile
         };
         self.running.set(Some(id));
         self.granted.set(granted);
-        shared.record(
-            id,
-            if resumed {
-                TraceEvent::Resumed
-            } else {
-                TraceEvent::Running
-            },
-            worker,
-        );
+        if shared.trace.is_some() {
+            shared.record(
+                id,
+                if resumed {
+                    TraceEvent::Resumed
+                } else {
+                    TraceEvent::Running
+                },
+                self.worker(),
+            );
+        }
         let step = shared.executor.run(thread, self, id, body);
 
-        let worker = self.worker();
         let held_ns = || shared.executor.held_ns(thread);
         let mut completed = self.completed.borrow_mut();
         let mut n_ended = 1;
         match step {
             Step::Done => {
-                self.trace_end(id, TraceEvent::Done, worker, &[], held_ns);
+                self.trace_end(id, TraceEvent::Done, &[], held_ns);
                 self.with_cache(|cache| shared.graph.finish(cache, id, &mut completed));
             }
             Step::Failed => {
-                self.trace_end(id, TraceEvent::Failed, worker, &[], held_ns);
+                self.trace_end(id, TraceEvent::Failed, &[], held_ns);
                 shared.graph.fail(id, &mut completed);
             }
             Step::Await(body, awaited) => {
-                self.trace_end(id, TraceEvent::Suspended, worker, &awaited, held_ns);
+                self.trace_end(id, TraceEvent::Suspended, &awaited, held_ns);
                 n_ended = 0;
                 if let Suspended::Ready(ready) = shared.graph.suspend(id, body, &awaited) {
                     completed.ready.push(ready);
@@ -290,23 +290,19 @@ impl<'a, E: Executor> Cx<'a, E> {
         }
         shared.release(&granted);
         if completed.cancelled.is_empty() {
-            self.count(n_ended);
-            shared.waits.all_ended(&mut completed.watched);
-            self.queue(&mut completed);
+            self.settle(&mut completed, n_ended);
         } else {
             // The executor is told first, and may come back to us: hold nothing meanwhile.
             let mut own = std::mem::take(&mut *completed);
             drop(completed);
-            n_ended += shared.report_cancelled(&mut own, worker, |cancelled, own| {
+            n_ended += shared.report_cancelled(&mut own, self.worker(), |cancelled, own| {
                 self.with_cache(|cache| {
                     cancelled
                         .iter()
                         .for_each(|id| shared.graph.acknowledge(cache, *id, own))
                 });
             });
-            self.count(n_ended);
-            shared.waits.all_ended(&mut own.watched);
-            self.queue(&mut own);
+            self.settle(&mut own, n_ended);
         }
     }
 
@@ -314,15 +310,15 @@ impl<'a, E: Executor> Cx<'a, E> {
         &self,
         id: TaskId,
         event: TraceEvent,
-        worker: Option<u16>,
         tasks: &[TaskId],
         held_ns: impl FnOnce() -> u64,
     ) {
         if let Some(trace) = &self.shared.trace {
-            trace.push(id, event, worker, tasks.to_vec(), held_ns());
+            trace.push(id, event, self.worker(), tasks.to_vec(), held_ns());
         }
     }
 
+    #[inline]
     fn with_cache<R>(&self, use_cache: impl FnOnce(&mut SlotCache) -> R) -> R {
         match self.seat.borrow_mut().as_mut() {
             Some(seat) => use_cache(&mut seat.cache),
@@ -330,42 +326,45 @@ impl<'a, E: Executor> Cx<'a, E> {
         }
     }
 
-    /// Queues newly ready tasks: the first to be run next here, the others where they can be stolen.
-    fn queue(&self, completed: &mut Completed<E::Body>) {
+    /// Counts a step, wakes who waits for the ended tasks, and queues the newly ready ones: the first to be run next here, the others
+    /// where they can be stolen.
+    #[inline]
+    fn settle(&self, completed: &mut Completed<E::Body>, n_ended: u64) {
         let shared = self.shared;
         let mut seat = self.seat.borrow_mut();
+        let Some(seat) = seat.as_mut() else {
+            shared.count_foreign(1, n_ended);
+            shared.settle_foreign(std::mem::take(completed));
+            return;
+        };
+        let counts = &shared.seats[usize::from(seat.index)].counts;
+        bump(&counts.steps, 1);
+        bump(&counts.finished, n_ended);
+        if !completed.watched.is_empty() {
+            shared.waits.all_ended(&mut completed.watched);
+        }
         let mut n_shared = 0;
         for ready in completed.ready.drain(..) {
-            shared.record(ready.id, TraceEvent::Ready, seat.as_ref().map(|s| s.index));
-            match seat.as_mut() {
-                None => shared.queue_foreign(ready),
-                Some(_) if shared.queue_specially(ready) => {}
-                Some(seat) if seat.next.is_none() => seat.next = Some(ready.id),
-                Some(seat) => {
-                    seat.deque.push(ready.id);
-                    n_shared += 1;
-                }
+            shared.record(ready.id, TraceEvent::Ready, Some(seat.index));
+            if shared.queue_specially(ready) {
+                continue;
+            }
+            if seat.next.is_none() {
+                seat.next = Some(ready.id);
+            } else {
+                seat.deque.push(ready.id);
+                n_shared += 1;
             }
         }
         if n_shared > 0 {
             shared.sleep.work_added();
         }
     }
-
-    fn count(&self, n_ended: u64) {
-        match self.seat.borrow().as_ref() {
-            Some(seat) => {
-                let counts = &self.shared.seats[usize::from(seat.index)].counts;
-                bump(&counts.steps, 1);
-                bump(&counts.finished, n_ended);
-            }
-            None => self.shared.count_foreign(1, n_ended),
-        }
-    }
 }
 
 impl<E: Executor> Shared<E> {
     /// What is at hand, in most cases. Now and then what has waited long.
+    #[inline]
     fn take_near(&self, seat: &mut Seat) -> Option<Found> {
         seat.tick = seat.tick.wrapping_add(1);
         if seat.tick.is_multiple_of(FAIRNESS) {
@@ -416,7 +415,7 @@ impl<E: Executor> Shared<E> {
     }
 
     /// What only this seat, or this seat first, may take.
-    #[inline]
+    #[inline(always)]
     fn take_own(&self, seat: &mut Seat) -> Option<Found> {
         if let Some(ready) = self
             .pop_admitted(0)
