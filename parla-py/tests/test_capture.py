@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 from parla._capture import CapturedGlobals, rebound_globals
+from parla.errors import SpawnError
 
 
 def module(source: str) -> types.CodeType:
@@ -121,6 +122,12 @@ def test_generic_definitions_are_definitions(binding):
     assert captured(binding + BODY) == ()
 
 
+def test_captured_names_and_global_assignments_together_are_refused():
+    """The namespace that holds the first is the task's own, so the second would not reach the module at once."""
+    with pytest.raises(SpawnError, match="'a'.*'c'.*a=a"):
+        captured("for a in []:\n    def body():\n        global c\n        c = a")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -134,7 +141,6 @@ def test_generic_definitions_are_definitions(binding):
         "def body(): print(f'{a}')",
         "def body(): a.attribute = 1",
         "def body(): a[0] += 1",
-        "def body():\n    global c\n    c = a",
         "@spawn(a)\ndef body(): return a",
     ],
 )

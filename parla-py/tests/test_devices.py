@@ -234,7 +234,7 @@ def test_registered_architectures():
 
 
 def test_the_cpu_is_registered_without_being_imported():
-    run_py("from parla.device import get_all_architectures\nassert [a.name for a in get_all_architectures()] == ['cpu']")
+    run_py("from parla.device import get_all_architectures\nassert get_all_architectures()[0].name == 'cpu'")
 
 
 def test_memory():

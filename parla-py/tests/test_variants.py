@@ -231,10 +231,11 @@ def test_an_error_names_the_users_line(is_async):
     chosen = fails_later if is_async else fails
     body = specialized(chosen)
     line = chosen.__code__.co_firstlineno
+    line_of_spawn = test_an_error_names_the_users_line.__code__.co_firstlineno + 13
     with pytest.raises(KeyError, match="in a variant") as caught, Parla(workers=1):
         task = spawn()(body)
     assert task.name == chosen.__name__
-    assert f"{__file__}:{line}" in notes(caught.value)
+    assert f"{__file__}:{line_of_spawn}" in notes(caught.value)
     places = [(entry.name, entry.path, entry.lineno + 1) for entry in caught.traceback]
     assert (chosen.__name__, places[-1][1], line) in places
     assert not any(place[1].name == "function_decorators.py" for place in places)
