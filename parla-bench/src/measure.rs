@@ -38,54 +38,40 @@ pub fn in_turns(
     samples.into_iter().map(median).collect()
 }
 
-/// The task length at which half of the time of `workers` is used: bisected over the kernel's rounds, all systems one step at a
-/// time. Efficiency is the time of the kernels run one after the other, by the workers, by the time taken; both are
-/// measured in the same step.
+/// The task length at which half of the time of `workers` is used, to about 2 %, for each system. Efficiency is the length of all
+/// tasks, divided by the workers and by the time taken. Bisected, all systems one step at a time.
 #[must_use]
 pub fn half_efficiency(
     systems: &[&dyn System],
     workers: u32,
     pattern: Pattern,
-    n: usize,
+    n: u32,
 ) -> Vec<Duration> {
     const ROUNDS: usize = 7;
-    let mut bounds = vec![(4_u32, 1_u32 << 14); systems.len()];
-    while bounds
-        .iter()
-        .any(|(low, high)| f64::from(*high) > 1.02 * f64::from(*low) + 1.0)
-    {
+    let mut bounds = vec![(Duration::from_nanos(50), Duration::from_micros(20)); systems.len()];
+    while bounds.iter().any(|(low, high)| *high > low.mul_f64(1.02)) {
         for (system, (low, high)) in systems.iter().zip(&mut bounds) {
             let kernel = Kernel {
-                rounds: middle(*low, *high),
+                length: middle(*low, *high),
             };
-            let mut alone = Vec::new();
-            let mut taken = Vec::new();
-            for _ in 0..ROUNDS {
-                alone.push(kernel.time_of(n));
+            let taken = (0..ROUNDS).map(|_| {
                 let start = Instant::now();
-                system.run(pattern, n, kernel);
-                taken.push(start.elapsed());
-            }
-            let efficient = median(alone) >= median(taken) * workers / 2;
-            *(if efficient { high } else { low }) = kernel.rounds;
+                system.run(pattern, n as usize, kernel);
+                start.elapsed()
+            });
+            let is_efficient = kernel.length * n >= median(taken.collect()) * workers / 2;
+            *(if is_efficient { high } else { low }) = kernel.length;
         }
     }
-    let length = |(low, high)| {
-        let kernel = Kernel {
-            rounds: middle(low, high),
-        };
-        median((0..ROUNDS).map(|_| kernel.time_of(n)).collect())
-            / u32::try_from(n).expect("tasks are counted in thousands")
-    };
-    bounds.into_iter().map(length).collect()
+    bounds
+        .into_iter()
+        .map(|(low, high)| middle(low, high))
+        .collect()
 }
 
 /// Halfway on a logarithmic scale.
-fn middle(low: u32, high: u32) -> u32 {
-    let middle = (u64::from(low) * u64::from(high)).isqrt();
-    u32::try_from(middle)
-        .expect("it lies between the two")
-        .clamp(low, high)
+fn middle(low: Duration, high: Duration) -> Duration {
+    Duration::from_secs_f64((low.as_secs_f64() * high.as_secs_f64()).sqrt())
 }
 
 #[cfg(test)]
@@ -110,18 +96,17 @@ mod tests {
         fn run(&self, _: Pattern, n: usize, kernel: Kernel) {
             for _ in 0..n {
                 kernel.run();
-                let start = Instant::now();
-                while start.elapsed() < Duration::from_micros(1) {}
+                Kernel {
+                    length: Duration::from_micros(1),
+                }
+                .run();
             }
         }
     }
 
     #[test]
     fn half_of_one_worker_is_used_when_task_and_overhead_take_the_same() {
-        let length = half_efficiency(&[&Slow], 1, Pattern::Independent, 2_000)[0];
-        assert!(
-            (Duration::from_nanos(200)..Duration::from_micros(5)).contains(&length),
-            "{length:?}"
-        );
+        let length = half_efficiency(&[&Slow], 1, Pattern::Independent, 1_000)[0];
+        assert!(length >= Duration::from_nanos(900), "{length:?}");
     }
 }

@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Counting {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<_> = std::env::args().collect();
     let quick = args.iter().any(|arg| arg == "--quick");
-    let (n, rounds) = if quick { (2_000, 3) } else { (10_000, 41) };
+    let (n, rounds): (u32, _) = if quick { (2_000, 3) } else { (10_000, 41) };
     let parla = Parla::start(WORKERS, Spawner::Task)?;
     let outside = Parla::start(WORKERS, Spawner::Outside)?;
     let rayon = Rayon::start(WORKERS)?;
@@ -56,10 +56,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     let targets = [Some(0.20), Some(0.15), Some(0.25), None];
     for (pattern, target) in Pattern::ALL.into_iter().zip(targets) {
-        let times = in_turns(&systems, rounds, pattern, n, Kernel::default());
+        let times = in_turns(&systems, rounds, pattern, n as usize, Kernel::default());
         print_row(
             &format!("{}, us/task", pattern.name()),
-            &times.map_to(|t| t.as_secs_f64() * 1e6 / n as f64),
+            &times.map_to(|t| t.as_secs_f64() * 1e6 / f64::from(n)),
             target,
         );
     }
@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     }
     for (pattern, target) in [(Pattern::Independent, 0.5), (Pattern::Stencil, 0.6)] {
-        let lengths = half_efficiency(&systems, 2, pattern, n / 5);
+        let lengths = half_efficiency(&systems, 2, pattern, n);
         print_row(
             &format!("{} d50, us", pattern.name()),
             &lengths.map_to(|t| t.as_secs_f64() * 1e6),
@@ -115,7 +115,7 @@ fn verdict(figure: f64, target: Option<f64>) -> String {
 }
 
 /// Bytes per task that waits for another one, its (empty) closure included.
-fn pending_bytes(n: usize) -> Result<f64, Box<dyn std::error::Error>> {
+fn pending_bytes(n: u32) -> Result<f64, Box<dyn std::error::Error>> {
     let parla = Parla::start(WORKERS, Spawner::Outside)?;
     let rt = parla.runtime();
     let gate = rt.declare();
@@ -130,5 +130,5 @@ fn pending_bytes(n: usize) -> Result<f64, Box<dyn std::error::Error>> {
         )?;
     }
     COUNTING.store(false, Ordering::SeqCst);
-    Ok(IN_USE.swap(0, Ordering::SeqCst) as f64 / n as f64)
+    Ok(IN_USE.swap(0, Ordering::SeqCst) as f64 / f64::from(n))
 }
