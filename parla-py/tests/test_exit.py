@@ -190,6 +190,37 @@ def test_fork_inside_a_runtime(leave):
     assert lines[-1] == "parent 0 3"
 
 
+@pytest.mark.parametrize("n", [2, 4])
+def test_forks_while_the_workers_are_busy(n):
+    """Whatever the workers did at that moment, the child can run tasks of its own; forty times."""
+    assert run_py(f"""
+        import os, signal, time
+        from parla import Parla, TaskSpace, spawn
+
+        def in_the_child():
+            signal.alarm(10)  # ends a child that hangs
+            with Parla(workers=2):
+                U = TaskSpace("U")
+                for i in range(50):
+                    spawn(U[i], [U[i - 1]])(lambda: i)
+            os._exit(9)
+
+        statuses = []
+        for _ in range(40):
+            with Parla(workers={n}):
+                T = TaskSpace("T")
+                for i in range(200):
+                    @spawn(T[i], [T[i - 1]] if i % 4 else [])
+                    async def body():
+                        await spawn()(lambda: i)
+                pid = os.fork()
+                if pid == 0:
+                    in_the_child()
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        print(set(statuses))
+    """, timeout=40).stdout == "{9}\n"
+
+
 def test_a_child_process_made_by_a_task():
     assert run_py("""
         import subprocess, sys
