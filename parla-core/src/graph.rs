@@ -500,5 +500,7 @@ fn attrs_of<B>(word: Word, node: &Node<B>) -> Attrs {
     }
 }
 
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -9,7 +9,7 @@ pub(crate) const CHUNK: usize = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = if cfg!(loom) { 2 } else { 10 };
 /// Chunks per directory page.
 const PAGE: usize = 1 << PAGE_BITS;
-const PAGE_BITS: u32 = 11;
+const PAGE_BITS: u32 = if cfg!(loom) { 2 } else { 11 };
 /// Directory pages; together 2^31 slots, or somewhat less for loom.
 const PAGES: usize = 1
     << if cfg!(loom) {

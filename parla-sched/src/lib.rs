@@ -9,12 +9,17 @@
 //! * A wait that can never end is found when it begins to be one, and reported as a stall with its reasons.
 #![forbid(unsafe_code)]
 
+#[cfg(not(loom))]
 mod admission;
+#[cfg(not(loom))]
 pub mod native;
+#[cfg(not(loom))]
 mod runtime;
+#[cfg_attr(loom, allow(dead_code, reason = "loom looks at the sleep protocol alone"))]
 mod sleep;
 mod sync;
 
+#[cfg(not(loom))]
 pub use runtime::{
     Cx, Executor, Options, Runtime, RuntimeError, SpawnError, Stats, Step, Task, Tick, Waited,
     WorkerStats,
