@@ -192,7 +192,7 @@ def test_fork_inside_a_runtime(leave):
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_forks_while_the_workers_are_busy(n):
-    """Whatever the workers did at that moment, the child can run tasks of its own; forty times."""
+    """Whatever the workers did at that moment, the child can run tasks of its own; a hundred times."""
     assert run_py(f"""
         import os, signal, time
         from parla import Parla, TaskSpace, spawn
@@ -206,7 +206,7 @@ def test_forks_while_the_workers_are_busy(n):
             os._exit(9)
 
         statuses = []
-        for _ in range(40):
+        for _ in range(100):
             with Parla(workers={n}):
                 T = TaskSpace("T")
                 for i in range(200):
