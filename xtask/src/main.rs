@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod invariants;
+mod mutants;
 mod python;
 mod sanitize;
 mod sh;
@@ -63,6 +64,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Put known faults into a copy of the sources: a test must notice each
+    Mutants {
+        /// Part of the name of those to try; all of them if empty
+        #[arg(default_value = "")]
+        only: String,
+    },
     /// Run the Rust tests under ThreadSanitizer
     Tsan {
         /// Passed to the test binaries, such as part of a test's name
@@ -80,6 +87,7 @@ fn main() {
         Verb::Bench { name, args } => bench::bench(&name, &args),
         Verb::Dist => wheel::dist(),
         Verb::Loom { args } => sanitize::loom(&args),
+        Verb::Mutants { only } => mutants::mutants(&only),
         Verb::Tsan { args } => sanitize::tsan(&args),
     };
     if let Err(error) = outcome {
