@@ -9,7 +9,8 @@
 //!   a bounded rate: enough to start long bodies early, too little to hurt when bodies are short.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::ffi;
@@ -22,8 +23,10 @@ static WANTING: AtomicU32 = AtomicU32::new(0);
 /// How often workers have taken it.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
-/// How long to watch a held GIL before sleeping for it: about what a wake-up from that sleep costs, several times over.
-const WATCH: Duration = Duration::from_micros(100);
+/// How long a body watches a held GIL before it sleeps for it: CPython's switch interval, after which asking makes the holder let go.
+const WATCH: Duration = Duration::from_millis(5);
+/// The same for a worker that has no body yet, or where we can only guess whether the GIL is held: about what a wake-up costs.
+const WATCH_BRIEFLY: Duration = Duration::from_micros(50);
 /// How long a spawning thread waits for a worker to take the GIL it hands over.
 const OFFER: Duration = Duration::from_micros(50);
 /// A spawning thread may hand over this often at once ...
@@ -55,7 +58,7 @@ impl Thread {
         }
         WANTING.fetch_add(1, Ordering::SeqCst);
         end_here_if_finalizing();
-        watch_until_free();
+        watch_until_free(WATCH_BRIEFLY);
         if self.ensured.get().is_none() {
             // SAFETY: the interpreter lives: the hook that runs at its exit joins this thread first.
             self.ensured.set(Some(unsafe { ffi::PyGILState_Ensure() }));
@@ -65,12 +68,14 @@ impl Thread {
         }
         WANTING.fetch_sub(1, Ordering::SeqCst);
         TAKEN.fetch_add(1, Ordering::Release);
+        HOLDING.fetch_add(1, Ordering::Relaxed);
         self.attached.set(true);
     }
 
     /// Lets the GIL go if this thread has it; the thread state stays.
     pub(crate) fn detach(&self) {
         if self.attached.replace(false) {
+            HOLDING.fetch_sub(1, Ordering::Relaxed);
             // SAFETY: this thread holds the GIL (`attached`), and no `Python<'_>` of it is in scope: workers call this between bodies.
             self.state.set(unsafe { ffi::PyEval_SaveThread() });
         }
@@ -99,22 +104,14 @@ fn end_here_if_finalizing() {
     }
 }
 
-/// Whether some thread holds the GIL; `None` where the interpreter does not tell.
-fn is_held() -> Option<bool> {
-    let holder = HOLDER.load(Ordering::Relaxed);
-    if holder == 0 {
-        return None;
-    }
-    // SAFETY: `HOLDER` holds nothing but the address of `_PyThreadState_UncheckedGet` (see `init`), which may be called without the GIL.
-    let holder = unsafe {
-        std::mem::transmute::<usize, unsafe extern "C" fn() -> *mut std::ffi::c_void>(holder)
-    };
-    // SAFETY: as above.
-    Some(!unsafe { holder() }.is_null())
-}
+/// Address of `_PyThreadState_UncheckedGet` where it tells which thread of the process holds the GIL (CPython before 3.12), or 0.
+static HOLDER: AtomicUsize = AtomicUsize::new(0);
 
-/// Address of the function that tells who holds the GIL, or 0.
-static HOLDER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+/// Workers that hold the GIL as far as we know: a body that lets it go inside a library still counts.
+static HOLDING: AtomicU32 = AtomicU32::new(0);
+
+/// Somebody watches the GIL already.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// Finds out what this interpreter tells about its GIL.
 pub(crate) fn init(py: Python<'_>) {
@@ -123,21 +120,38 @@ pub(crate) fn init(py: Python<'_>) {
     }
 }
 
-/// Watches a held GIL for a bounded time, to take it the moment it comes free.
+/// Whether some thread holds the GIL, and for how long it is worth watching it.
+fn holder() -> (bool, Duration) {
+    match HOLDER.load(Ordering::Relaxed) {
+        0 => (HOLDING.load(Ordering::Relaxed) > 0, WATCH_BRIEFLY),
+        address => {
+            // SAFETY: `HOLDER` holds nothing but that function's address (see `init`); it may be called without the GIL.
+            let held = unsafe {
+                let holder =
+                    std::mem::transmute::<usize, unsafe extern "C" fn() -> *mut c_void>(address);
+                !holder().is_null()
+            };
+            (held, WATCH)
+        }
+    }
+}
+
+/// Watches a held GIL for a bounded time, to take it the moment it comes free. One thread at a time does: for the others the
+/// kernel's queue is as good, and their cores can be used.
 #[allow(clippy::disallowed_methods, reason = "the bound is a time")]
-fn watch_until_free() {
-    if is_held() != Some(true) {
+fn watch_until_free(at_most: Duration) {
+    let (held, bound) = holder();
+    if !held || WATCHED.swap(true, Ordering::Relaxed) {
         return;
     }
     let start = Instant::now();
-    loop {
-        for _ in 0..16 {
+    let bound = bound.min(at_most);
+    while holder().0 && start.elapsed() < bound {
+        for _ in 0..8 {
             std::hint::spin_loop();
         }
-        if is_held() != Some(true) || start.elapsed() > WATCH {
-            return;
-        }
     }
+    WATCHED.store(false, Ordering::Relaxed);
 }
 
 /// Runs `f` without the GIL, and takes it back without a trip through the kernel if it comes free soon.
@@ -147,9 +161,16 @@ fn watch_until_free() {
 )]
 pub(crate) fn released<R: Send>(py: Python<'_>, f: impl FnOnce() -> R + Send) -> R {
     let begun = Instant::now();
+    let is_worker = runtime::runs_a_task();
     let result = py.detach(|| {
+        if is_worker {
+            HOLDING.fetch_sub(1, Ordering::Relaxed);
+        }
         let result = f();
-        watch_until_free();
+        watch_until_free(WATCH);
+        if is_worker {
+            HOLDING.fetch_add(1, Ordering::Relaxed);
+        }
         result
     });
     runtime::add_released(begun.elapsed());

@@ -78,6 +78,11 @@ fn with_running<R>(f: impl FnOnce(&Py<Task>, Option<&Cx<'_, PyExecutor>>) -> R) 
     Some(f(task, cx))
 }
 
+/// Whether this thread is a worker in the middle of a body.
+pub(crate) fn runs_a_task() -> bool {
+    with_running(|_, cx| cx.is_some()).unwrap_or(false)
+}
+
 /// The runtime that a spawn on this thread goes to.
 pub(crate) fn of_this_thread() -> Option<Arc<Rt>> {
     if let Some(rt) = with_running(|task, _| Arc::clone(&task.get().rt)) {
