@@ -11,6 +11,7 @@
 mod diagnosis;
 mod graph;
 mod ids;
+pub mod lock;
 mod resources;
 mod slab;
 mod state;

@@ -1,7 +1,7 @@
-//! Locks and atomics: spin's, parking_lot's and std's, or loom's when interleavings are explored.
+//! Locks and atomics: spin's, the standard library's, or loom's when interleavings are explored.
 
 #[cfg(not(loom))]
-pub(crate) use parking_lot::Mutex;
+pub(crate) use crate::lock::Mutex;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

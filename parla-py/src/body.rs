@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parla_core::lock::Mutex;
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyNameError, PyTypeError, PyValueError};
 use pyo3::ffi;

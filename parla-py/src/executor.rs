@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parla_core::lock::Mutex;
 use parla_core::{Cancelled, TaskId};
 use parla_sched::native::panic_text;
 use parla_sched::{Cx, Executor, Step};

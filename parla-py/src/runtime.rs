@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parla_core::lock::Mutex;
 use parla_core::{Blocked, Claim, Diagnosis, Reason, TaskId, TaskState, TraceEvent, Vcus};
 use parla_sched::{Cx, Options, SpawnError, Task as Request, Waited};
 use pyo3::exceptions::PyRuntimeError;
@@ -679,6 +679,13 @@ impl Runtime {
     }
 }
 
+impl Drop for Runtime {
+    /// One that was never closed (an interrupt came in between) is closed here: its workers need the GIL to end.
+    fn drop(&mut self) {
+        Python::attach(|py| self.close(py));
+    }
+}
+
 /// The task this thread runs, or None.
 #[pyfunction]
 pub(crate) fn current_task(py: Python<'_>) -> Option<Py<Task>> {
@@ -701,13 +708,10 @@ pub(crate) fn stop_all(py: Python<'_>) {
         if check_not_forked(&rt).is_err() {
             continue;
         }
-        let runtime = Runtime { rt, memory: 0 };
+        let runtime = Runtime { rt, memory: 0 }; // closed by its Drop
         let finished = runtime.finish(py, true, Some(EXIT_GRACE));
         if let Ok((_, _, Some(interrupt))) = &finished {
             interrupt.clone_ref(py).write_unraisable(py, None);
-        }
-        if runtime.rt.n_pending() == 0 {
-            runtime.close(py);
         }
     }
 }

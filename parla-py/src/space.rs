@@ -4,8 +4,8 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use parking_lot::Mutex;
 use parla_core::TaskId;
+use parla_core::lock::Mutex;
 use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyTypeError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;

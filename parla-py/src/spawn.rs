@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parla_core::lock::Mutex;
 use parla_core::{Attrs, Claim, TaskId, Vcus};
 use parla_sched::SpawnError;
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};

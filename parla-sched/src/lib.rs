@@ -15,7 +15,10 @@ mod admission;
 pub mod native;
 #[cfg(not(loom))]
 mod runtime;
-#[cfg_attr(loom, allow(dead_code, reason = "loom looks at the sleep protocol alone"))]
+#[cfg_attr(
+    loom,
+    allow(dead_code, reason = "loom looks at the sleep protocol alone")
+)]
 mod sleep;
 mod sync;
 

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use parking_lot::Mutex;
+use parla_core::lock::Mutex;
 use parla_core::{Cancelled, TaskId};
 
 use crate::{Cx, Executor, Options, Runtime, RuntimeError, Step};

@@ -1,7 +1,7 @@
 //! Locks, condition variables and atomics: parking_lot's and std's, or loom's when interleavings are explored.
 
 #[cfg(not(loom))]
-pub(crate) use parking_lot::Mutex;
+pub(crate) use parla_core::lock::Mutex;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
@@ -27,7 +27,7 @@ impl<T> Mutex<T> {
 #[cfg(not(loom))]
 pub(crate) struct Bell {
     rung: Mutex<bool>,
-    condvar: parking_lot::Condvar,
+    condvar: parla_core::lock::Condvar,
 }
 
 #[cfg(not(loom))]
@@ -35,7 +35,7 @@ impl Bell {
     pub(crate) fn new() -> Self {
         Self {
             rung: Mutex::new(false),
-            condvar: parking_lot::Condvar::new(),
+            condvar: parla_core::lock::Condvar::new(),
         }
     }
 

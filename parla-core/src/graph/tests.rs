@@ -238,6 +238,21 @@ fn the_never_spawned_can_be_forgotten_once_nobody_waits_for_it() {
 }
 
 #[test]
+fn an_edge_to_a_task_that_is_gone_means_nothing_to_the_next_in_its_slot() {
+    let mut h = Harness::new();
+    let (first, other) = (h.ready(&[]), h.ready(&[]));
+    let gone = h.waiting(&[first]);
+    let mut completed = Completed::default();
+    assert!(h.graph.cancel(gone, &mut completed));
+    h.acknowledge(&mut completed);
+    h.graph.forget(&mut h.cache, gone);
+    let next = h.waiting(&[other]);
+    assert_eq!(next.index(), gone.index(), "the slot is used again");
+    assert_eq!(h.run(first), []);
+    assert_eq!(h.run(other), [next]);
+}
+
+#[test]
 fn what_is_stranded_is_cancelled_even_if_suspended() {
     let mut h = Harness::new();
     let ghost = h.declare();

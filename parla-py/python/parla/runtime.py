@@ -124,14 +124,32 @@ class Parla(metaclass=_ClassAsRuntime):
         if self._trace_path is not None:
             _trace.check_writable(self._trace_path)
         workers = self._workers or _cpu.default_workers()
-        self._native = _native.Runtime(
-            workers, _cpu.memory_capacity(), devices=len(_cpu.cpu.devices), trace=self._tracing
-        )
-        self._native.open()
-        self._open = True
-        self._handler = _raise_on(self._signal)
-        self._watchdog = _Watchdog.start(self)
+        native = None
+        try:
+            native = _native.Runtime(
+                workers, _cpu.memory_capacity(), devices=len(_cpu.cpu.devices), trace=self._tracing
+            )
+            self._handler = _raise_on(self._signal)
+            self._native = native
+            self._watchdog = _Watchdog.start(self)
+            native.open()
+            self._open = True
+        except BaseException:
+            # An interrupt may come anywhere in between: nothing half open is left behind.
+            self._open = False
+            if native is not None:
+                native.close()
+            self._end()
+            raise
         return self
+
+    def _end(self) -> None:
+        """Take back what entering the block did, but for the workers."""
+        watchdog, self._watchdog = self._watchdog, None
+        if watchdog is not None:
+            watchdog.stop()
+        handler, self._handler = self._handler, None
+        _restore(self._signal, handler)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -148,11 +166,11 @@ class Parla(metaclass=_ClassAsRuntime):
             failed, deadlock, interrupt = native.finish(error is not None)
         finally:
             self._open = False
-            if self._watchdog is not None:
-                self._watchdog.stop()
-            _restore(self._signal, self._handler)
-            native.close()
-            self._last_stats = native.stats()
+            try:
+                self._end()
+            finally:
+                native.close()
+                self._last_stats = native.stats()
         if self._tracing:
             self._last_trace = native.trace()
             if self._trace_path is not None:

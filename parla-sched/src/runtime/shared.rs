@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use crossbeam_deque::{Injector, Stealer};
 use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
+use parla_core::lock::Mutex;
 use parla_core::{Claim, Completed, Ready, SlotCache, Spawned, TaskGraph, TaskId, TraceEvent};
 
 use super::threads::Threads;

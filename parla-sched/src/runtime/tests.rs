@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parla_core::lock::Mutex;
 use parla_core::{Attrs, Cancelled, Claim, TaskId, TaskState, Vcus};
 
 use super::*;
@@ -153,7 +153,7 @@ fn limited(test: impl FnOnce() + Send + 'static) {
 
 /// A door that bodies wait at until it is opened.
 #[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<bool>, parking_lot::Condvar)>);
+struct Gate(Arc<(Mutex<bool>, parla_core::lock::Condvar)>);
 
 impl Gate {
     fn open(&self) {

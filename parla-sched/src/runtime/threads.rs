@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex};
+use parla_core::lock::{Condvar, Mutex};
 
 use super::worker::{self, Seat};
 use super::{Executor, RuntimeError, Shared};

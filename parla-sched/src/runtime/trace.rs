@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parla_core::lock::Mutex;
 use parla_core::{Claim, TaskId, TraceEvent, TraceRecord};
 
 pub(super) struct Trace {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parla_core::lock::{Condvar, Mutex};
 use parla_core::{Diagnosis, TaskId, TraceEvent};
 use rustc_hash::FxBuildHasher;
 

@@ -86,6 +86,61 @@ fn explore(n_workers: u16, n_tasks: usize) {
     });
 }
 
+/// Tasks that go on only when both have begun.
+struct Meeting {
+    arrived: loom::sync::Mutex<usize>,
+    all_here: loom::sync::Condvar,
+}
+
+impl Meeting {
+    fn attend(&self, n: usize) {
+        let mut arrived = self.arrived.lock().expect("not poisoned");
+        *arrived += 1;
+        self.all_here.notify_all();
+        while *arrived < n {
+            arrived = self.all_here.wait(arrived).expect("not poisoned");
+        }
+    }
+}
+
+#[test]
+fn loom_two_tasks_that_meet_get_two_workers() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let sleep = Arc::new((Sleep::new(2), AtomicUsize::new(0)));
+        let meeting = Arc::new(Meeting {
+            arrived: loom::sync::Mutex::new(0),
+            all_here: loom::sync::Condvar::new(),
+        });
+        let workers: Vec<_> = (0..2)
+            .map(|seat| {
+                let (shared, meeting) = (Arc::clone(&sleep), Arc::clone(&meeting));
+                thread::spawn(move || {
+                    let (sleep, queued) = &*shared;
+                    let nothing_left = || queued.load(Ordering::Acquire) == 0;
+                    sleep.start_searching();
+                    while queued
+                        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1))
+                        .is_err()
+                    {
+                        sleep.park(seat, nothing_left, || {});
+                    }
+                    sleep.found_work(nothing_left);
+                    meeting.attend(2);
+                })
+            })
+            .collect();
+        for _ in 0..2 {
+            sleep.1.fetch_add(1, Ordering::Release);
+            sleep.0.work_added();
+        }
+        workers
+            .into_iter()
+            .for_each(|w| w.join().expect("no panic"));
+    });
+}
+
 #[test]
 fn loom_one_worker_sees_all_work() {
     explore(1, 2);
