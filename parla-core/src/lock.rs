@@ -3,6 +3,13 @@
 //! Not parking_lot's: that parks threads in one table for the whole process, which the child of a fork inherits with entries of
 //! threads that do not exist there. The standard library's sleep on the lock's own word. Under ThreadSanitizer, which does not see
 //! into the standard library, parking_lot's are used after all.
+#![cfg_attr(
+    not(crossbeam_sanitize),
+    expect(
+        clippy::disallowed_types,
+        reason = "here the standard library's are wrapped for all others"
+    )
+)]
 
 #[cfg(not(crossbeam_sanitize))]
 use std::sync::PoisonError;

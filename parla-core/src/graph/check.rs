@@ -7,9 +7,12 @@ use super::node::EdgeKind;
 use super::word::{Phase, UNHEARD};
 use crate::{TaskId, TaskState};
 
+/// A task that is alive: its id, its state and the tasks that wait for it.
+pub(crate) type Alive = (TaskId, TaskState, Vec<(TaskId, EdgeKind)>);
+
 impl<B> TaskGraph<B> {
     /// Every task that is alive: its id, its state and the tasks that wait for it.
-    pub(crate) fn snapshot(&self) -> Vec<(TaskId, TaskState, Vec<(TaskId, EdgeKind)>)> {
+    pub(crate) fn snapshot(&self) -> Vec<Alive> {
         self.slots
             .iter()
             .filter_map(|(index, slot)| {

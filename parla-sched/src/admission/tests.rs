@@ -132,8 +132,9 @@ proptest! {
         for (number, &(vcus, priority)) in sizes.iter().enumerate() {
             a.push(task(number as u64, priority, vcus));
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            if random >> 63 == 0 {
-                if let Some(t) = a.pop(i32::MIN) { prop_assert!(seen.insert(t.id)); running.push(t); }
+            if random >> 63 == 0 && let Some(t) = a.pop(i32::MIN) {
+                prop_assert!(seen.insert(t.id));
+                running.push(t);
             }
             if random >> 62 == 3 && !running.is_empty() {
                 let t = running.swap_remove((random % running.len() as u64) as usize);

@@ -240,8 +240,12 @@ fn work_is_shared_among_workers() {
                 spawn(&rt, Task::default(), move |cx| {
                     for _ in 0..2 {
                         let meeting = Arc::clone(&meeting);
-                        cx.spawn(Task::default(), |_| once(move |_| drop(meeting.wait())))
-                            .expect("spawns");
+                        cx.spawn(Task::default(), |_| {
+                            once(move |_| {
+                                meeting.wait();
+                            })
+                        })
+                        .expect("spawns");
                     }
                 });
                 settle(&rt);

@@ -69,7 +69,7 @@ fn body(clock: &Arc<Clock>, number: usize, fails: bool) -> Body {
     let clock = Arc::clone(clock);
     Box::new(move |_| {
         let begin = clock.tick();
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             std::thread::yield_now();
         }
         let end = clock.tick();
