@@ -140,6 +140,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a deadline is a time by the clock"
+    )]
     fn waiting_ends_at_the_deadline() {
         let (lock, condvar) = (Mutex::new(0), Condvar::new());
         let mut value = lock.lock();

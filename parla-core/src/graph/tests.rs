@@ -362,7 +362,11 @@ fn on_a_long_chain(test: fn(TaskGraph<usize>, &mut SlotCache, TaskId)) {
         }
         test(graph, cache, first);
     };
-    std::thread::Builder::new()
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only a thread has a stack of a chosen size"
+    )]
+    let thread = std::thread::Builder::new()
         .stack_size(64 * 1024)
         .spawn(run)
         .expect("thread")

@@ -3,7 +3,7 @@
 use parla_core::{Attrs, Claim, ClaimError, TaskId, Vcus};
 use thiserror::Error;
 
-/// How to set up a [`Runtime`].
+/// How to set up a [`Runtime`](super::Runtime).
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Worker threads that run bodies at the same time, at least 1.
@@ -81,7 +81,7 @@ pub enum SpawnError {
 /// A task to be spawned, but for its body.
 #[derive(Clone, Debug, Default)]
 pub struct Task<'a> {
-    /// The id it was [declared](Runtime::declare) under, if it was.
+    /// The id it was [declared](super::Runtime::declare) under, if it was.
     pub declared: Option<TaskId>,
     /// Tasks that must be done before; declared ones may be spawned later.
     pub dependencies: &'a [TaskId],
