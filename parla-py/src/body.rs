@@ -61,8 +61,11 @@ struct CodeInfo {
     n_args: usize,
     n_kwonly: usize,
     /// For each module code object that spawned it: the names to take by value, if any.
-    rebound: Mutex<Vec<(Py<PyAny>, Option<Py<PyAny>>)>>,
+    rebound: Mutex<Vec<Rebound>>,
 }
+
+/// A code object that spawned a body, and the names that the body must take by value from there.
+type Rebound = (Py<PyAny>, Option<Py<PyAny>>);
 
 /// More code objects than this at once are not remembered.
 const MAX_CODES: usize = 4096;

@@ -2,12 +2,12 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`spawn`] | the `spawn` function: checks, capture by value, dependencies |
-//! | [`task`], [`space`] | `Task`, `TaskID` and the native base of `TaskSpace` |
-//! | [`runtime`] | one open runtime: opening, waiting for the end, diagnosis |
-//! | [`executor`] | how a worker runs a body; coroutines |
-//! | [`gil`] | who holds the interpreter, who wants it, and when it changes hands |
-//! | [`python`] | the C API beyond the limited one, found at run time; cached imports |
+//! | `spawn` | the `spawn` function: checks, capture by value, dependencies |
+//! | `task`, `space` | `Task`, `TaskID` and the native base of `TaskSpace` |
+//! | `runtime` | one open runtime: opening, waiting for the end, diagnosis |
+//! | `executor` | how a worker runs a body; coroutines |
+//! | `gil` | who holds the interpreter, who wants it, and when it changes hands |
+//! | `python` | the C API beyond the limited one, found at run time; cached imports |
 //!
 //! Rules of this crate: wait only while detached; hold no lock of ours across a call into Python, the drop of a Python
 //! reference included.

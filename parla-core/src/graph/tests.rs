@@ -369,9 +369,8 @@ fn on_a_long_chain(test: fn(TaskGraph<usize>, &mut SlotCache, TaskId)) {
     let thread = std::thread::Builder::new()
         .stack_size(64 * 1024)
         .spawn(run)
-        .expect("thread")
-        .join()
-        .expect("no overflow");
+        .expect("thread");
+    thread.join().expect("no overflow");
 }
 
 #[test]
