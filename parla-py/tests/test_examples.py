@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from trace_checker import check_trace
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LIMIT = 60.0
@@ -20,11 +22,15 @@ needs_linear_algebra = pytest.mark.skipif(
 )
 
 
-def run(name: str, *arguments: str, workers: int | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    name: str, *arguments: str, workers: int | None = None, trace: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run an example in its own interpreter, with a time limit."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PARLA_")}
     if workers is not None:
         environment["PARLA_NUM_THREADS"] = str(workers)
+    if trace is not None:
+        environment["PARLA_TRACE"] = str(trace)
     return subprocess.run(
         [sys.executable, "-X", "faulthandler", str(EXAMPLES / f"{name}.py"), *arguments],
         stdin=subprocess.DEVNULL,
@@ -51,6 +57,19 @@ def pool(request):
 def test_every_example_has_a_test():
     tested = {"cholesky", "errors", "fibonacci", "hello", "reduction", "variants"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+def test_every_example_leaves_a_correct_trace(name, pool, tmp_path):
+    """The checker rebuilds from the trace what must have happened before what, knowing nothing of the runtime."""
+    if name == "cholesky":
+        pytest.importorskip("scipy")
+    arguments = ("--n", "200", "--block", "50") if name == "cholesky" else ()
+    path = tmp_path / "trace.json"
+    run(name, *arguments, workers=pool, trace=path)
+    records = json.loads(path.read_text())["parlaRecords"]
+    assert any(record["event"] == "running" for record in records)
+    assert check_trace(records) == []
 
 
 def test_hello(pool):

@@ -32,7 +32,7 @@ fn provide(name: &str, version: &str) -> Result<()> {
             "--locked",
             &package,
             "--version",
-            version,
+            &format!("^{version}"),
         ])
         .arg("--root")
         .arg(at("target/tools"))

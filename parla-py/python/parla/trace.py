@@ -74,5 +74,5 @@ def _arrow(number: int, source: dict[str, Any], target: dict[str, Any]) -> list[
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write `to_chrome` of the records as JSON."""
-    path.write_text(json.dumps(to_chrome(records)))
+    """Write `to_chrome` of the records as JSON; the records themselves are in it too, under ``parlaRecords``."""
+    path.write_text(json.dumps({**to_chrome(records), "parlaRecords": records}))
