@@ -27,6 +27,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run an example in its own interpreter, with a time limit."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PARLA_")}
+    environment.pop("PYTHONUNBUFFERED", None)  # then `print` writes text and newline apart, and threads mix them
     if workers is not None:
         environment["PARLA_NUM_THREADS"] = str(workers)
     if trace is not None:
@@ -68,7 +69,7 @@ def test_every_example_leaves_a_correct_trace(name, pool, tmp_path):
     path = tmp_path / "trace.json"
     run(name, *arguments, workers=pool, trace=path)
     records = json.loads(path.read_text())["parlaRecords"]
-    assert any(record["event"] == "running" for record in records)
+    assert any(record["event"] == "spawned" for record in records)
     assert check_trace(records) == []
 
 
