@@ -308,9 +308,11 @@ impl<B> TaskGraph<B> {
             successors
         };
         self.give_back(cache, id.index());
-        for edge in successors.iter() {
-            completed.ready.extend(self.release(edge.to(), 1));
-        }
+        successors.for_each(|edge| {
+            if let Some(ready) = self.release(edge.to(), 1) {
+                completed.ready.push(ready);
+            }
+        });
     }
 
     /// Ends a running task with an error: its dependents are cancelled, tasks that await it go on.
@@ -327,12 +329,10 @@ impl<B> TaskGraph<B> {
             node.take_edges()
         };
         let mut dependents = Vec::new();
-        for edge in successors.iter() {
-            match edge.kind() {
-                EdgeKind::Dependency => dependents.push((edge.to(), id)),
-                EdgeKind::Await => completed.ready.extend(self.release(edge.to(), 1)),
-            }
-        }
+        successors.for_each(|edge| match edge.kind() {
+            EdgeKind::Dependency => dependents.push((edge.to(), id)),
+            EdgeKind::Await => completed.ready.extend(self.release(edge.to(), 1)),
+        });
         self.cancel_waiting(dependents, completed);
     }
 
@@ -376,13 +376,16 @@ impl<B> TaskGraph<B> {
     /// Adds `edge` to the successors of `to`. `Err`: it has ended, well (`None`) or with this cause.
     #[inline]
     fn link(&self, to: TaskId, edge: Edge) -> Result<(), Option<TaskId>> {
-        self.word(to).ok_or(None)?; // most that have ended are seen to have without the lock
-        let (slot, mut node) = self.lock(to).ok_or(None)?;
+        let slot = self.slots.get(to.index()).ok_or(None)?;
+        if slot.word().generation() != to.generation() {
+            return Err(None); // most that have ended are seen to have without the lock
+        }
+        let mut node = slot.node.lock();
         let word = slot.word();
-        let can_wait = match word.phase() {
-            Phase::Declared | Phase::Waiting | Phase::Running | Phase::Suspended => true,
-            _ => edge.kind() == EdgeKind::Await && !word.has_ended(),
-        };
+        if word.generation() != to.generation() {
+            return Err(None);
+        }
+        let can_wait = word.is_alive() || (edge.kind() == EdgeKind::Await && !word.has_ended());
         if !can_wait {
             return Err(node.rest().and_then(|rest| rest.cause));
         }

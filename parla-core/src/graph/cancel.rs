@@ -63,12 +63,10 @@ impl<B> TaskGraph<B> {
                 body: node.body.take(),
                 attrs,
             });
-            for edge in node.take_edges().iter() {
-                match edge.kind() {
-                    EdgeKind::Dependency => worklist.push((edge.to(), cause)),
-                    EdgeKind::Await => node.add_edge(edge),
-                }
-            }
+            node.take_edges().for_each(|edge| match edge.kind() {
+                EdgeKind::Dependency => worklist.push((edge.to(), cause)),
+                EdgeKind::Await => node.add_edge(edge),
+            });
             node.rest_mut().cause = Some(cause);
         }
     }
@@ -98,9 +96,7 @@ impl<B> TaskGraph<B> {
         if is_forgotten {
             self.give_back(cache, id.index());
         }
-        for edge in awaiters.iter() {
-            completed.ready.extend(self.release(edge.to(), 1));
-        }
+        awaiters.for_each(|edge| completed.ready.extend(self.release(edge.to(), 1)));
     }
 
     /// Gives back the slot of a failed, cancelled or never-spawned task that nobody names any more.

@@ -86,23 +86,29 @@ pub(super) struct Edges {
 
 impl Edges {
     #[inline]
-    pub(super) fn iter(&self) -> impl Iterator<Item = Edge> {
-        let more = self.rest.as_ref().map_or(&[][..], |rest| &rest.more);
-        self.first
-            .iter()
-            .copied()
-            .map_while(|edge| edge)
-            .chain(more.iter().copied())
+    pub(super) fn for_each(self, mut f: impl FnMut(Edge)) {
+        for edge in self.first {
+            match edge {
+                Some(edge) => f(edge),
+                None => return,
+            }
+        }
+        if let Some(rest) = self.rest {
+            rest.more.iter().copied().for_each(f);
+        }
     }
 }
 
 impl<B> Node<B> {
     #[inline]
     pub(super) fn add_edge(&mut self, edge: Edge) {
-        match self.first.iter_mut().find(|place| place.is_none()) {
-            Some(place) => *place = Some(edge),
-            None => self.rest_mut().more.push(edge),
+        for place in &mut self.first {
+            if place.is_none() {
+                *place = Some(edge);
+                return;
+            }
         }
+        self.rest_mut().more.push(edge);
     }
 
     /// Takes all edges, and with them what else `rest` has: for a task that is done.

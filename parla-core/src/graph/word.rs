@@ -3,16 +3,31 @@
 use crate::TaskState;
 
 /// Where the task that has the slot is in its life. *Ready* is `Waiting` or `Suspended` with nothing open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// In an order that makes the frequent questions comparisons: from `Declared` on a task has not ended, from `Waiting` on it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     /// Nobody has the slot.
     Free,
-    Declared,
-    Waiting,
-    Running,
-    Suspended,
     Failed,
     Cancelled,
+    Declared,
+    Running,
+    Waiting,
+    Suspended,
+}
+
+impl Phase {
+    const ALL: [Self; 8] = [
+        Self::Free,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Declared,
+        Self::Running,
+        Self::Waiting,
+        Self::Suspended,
+        Self::Free, // no word has this
+    ];
 }
 
 /// From the low end: 25 bits of open dependencies, 3 of phase, 5 flags, 31 of generation.
@@ -56,15 +71,13 @@ impl Word {
 
     #[inline]
     pub(super) fn phase(self) -> Phase {
-        match (self.0 & PHASE_MASK) >> PHASE_SHIFT {
-            1 => Phase::Declared,
-            2 => Phase::Waiting,
-            3 => Phase::Running,
-            4 => Phase::Suspended,
-            5 => Phase::Failed,
-            6 => Phase::Cancelled,
-            _ => Phase::Free,
-        }
+        Phase::ALL[((self.0 & PHASE_MASK) >> PHASE_SHIFT) as usize]
+    }
+
+    /// Whether it is in this phase or a later one.
+    #[inline]
+    fn is_from(self, phase: Phase) -> bool {
+        self.0 & PHASE_MASK >= (phase as u64) << PHASE_SHIFT
     }
 
     /// In another phase, with this much open.
@@ -99,7 +112,7 @@ impl Word {
     /// Whether it waits for others: the only time when `open` changes without the lock.
     #[inline]
     pub(super) fn is_waiting(self) -> bool {
-        matches!(self.phase(), Phase::Waiting | Phase::Suspended)
+        self.is_from(Phase::Waiting)
     }
 
     #[inline]
@@ -107,10 +120,16 @@ impl Word {
         self.is_waiting() && self.open() == 0
     }
 
+    /// Whether it has not ended (what was cancelled has, even if unheard of).
+    #[inline]
+    pub(super) fn is_alive(self) -> bool {
+        self.is_from(Phase::Declared)
+    }
+
     /// Whether nobody has to wait for it any more.
     #[inline]
     pub(super) fn has_ended(self) -> bool {
-        matches!(self.phase(), Phase::Free | Phase::Failed | Phase::Cancelled) && !self.has(UNHEARD)
+        !self.is_alive() && !self.has(UNHEARD)
     }
 
     /// `None`: nobody has the slot.
@@ -135,17 +154,9 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_word_do_not_touch() {
-        let phases = [
-            Phase::Free,
-            Phase::Declared,
-            Phase::Waiting,
-            Phase::Running,
-            Phase::Suspended,
-            Phase::Failed,
-            Phase::Cancelled,
-        ];
+        let phases = &Phase::ALL[..7];
         for generation in [1, 77, GENERATION_MASK] {
-            for phase in phases {
+            for &phase in phases {
                 for open in [0, 1, MAX_OPEN + 1] {
                     let word = Word::free(generation)
                         .with(WATCHED | SPECIAL)
