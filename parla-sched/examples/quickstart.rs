@@ -1,45 +1,50 @@
-//! The shortest useful program for Rust: four tasks, and one that runs after them.
-//!
-//! `cargo run -p parla-sched --example quickstart`
-#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+//! The shortest program: a sum in pieces, and a task that needs them all. `cargo run -p parla-sched --example quickstart`
+#![allow(clippy::print_stdout, reason = "it prints its result")]
 
-use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use parla_sched::{Options, Task, Waited, native};
+use parla_sched::native::{self, body};
+use parla_sched::{Options, Task, Waited};
 
-fn main() -> Result<(), Box<dyn Error>> {
-    // One worker per core this process may use.
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rt = native::start(Options::default())?;
+    let total = Arc::new(AtomicU64::new(0));
 
-    let mut first = Vec::new();
-    for i in 0..4 {
-        let body = native::body(move |_| {
-            println!("I run first. I am task {i}");
-            Ok(())
-        });
-        first.push(rt.spawn(Task::default(), |_| body)?);
+    let mut pieces = Vec::new();
+    for piece in 0..8_u64 {
+        let total = Arc::clone(&total);
+        pieces.push(rt.spawn(Task::default(), |_| {
+            body(move |_| {
+                let sum: u64 = (piece * 1_000_000..(piece + 1) * 1_000_000).sum();
+                total.fetch_add(sum, Ordering::Relaxed);
+                Ok(())
+            })
+        })?);
     }
+    rt.spawn(
+        Task {
+            dependencies: &pieces,
+            ..Task::default()
+        },
+        |_| {
+            body(move |_| {
+                println!(
+                    "the sum below 8 000 000 is {}",
+                    total.load(Ordering::Relaxed)
+                );
+                Ok(())
+            })
+        },
+    )?;
 
-    let after = Task {
-        dependencies: &first,
-        ..Task::default()
-    };
-    rt.spawn(after, |_| {
-        native::body(|scope| {
-            println!("I run second, and spawn a third");
-            scope.spawn(Task::default(), |_| {
-                native::body(|_| Err("the third one fails".into()))
-            })?;
-            Ok(())
-        })
-    })?;
-
-    // Everything has ended, or (a dependency that nobody spawns, a cycle) never will.
-    if let Waited::Stalled(why) = rt.wait_idle(None, None) {
-        return Err(format!("stalled: {why:?}").into());
+    // Without this the end of `rt` would cancel what has not started.
+    match rt.wait_idle(None, None) {
+        Waited::Ended => {}
+        other => return Err(format!("the tasks did not end: {other:?}").into()),
     }
-    for (task, failure) in rt.executor().take_failures() {
-        println!("{task}: {failure}");
+    match rt.executor().take_failures().into_values().next() {
+        Some(failure) => Err(failure),
+        None => Ok(()),
     }
-    Ok(())
 }
