@@ -38,40 +38,56 @@ pub fn in_turns(
     samples.into_iter().map(median).collect()
 }
 
-/// The task length at which half of the time of `workers` is used, to about 2 %, for each system. Efficiency is the length of all
-/// tasks, divided by the workers and by the time taken. Bisected, all systems one step at a time.
+/// The task length at which half of the time of `workers` is used, for each system. Efficiency is the length of all tasks, divided by the
+/// workers and by the time taken.
+///
+/// Measured at lengths from 0.1 to 13 us, all lengths and systems by turns, so that whatever disturbs the machine falls on
+/// single samples, which the median leaves out; between the two lengths around one half it is interpolated.
 #[must_use]
 pub fn half_efficiency(
     systems: &[&dyn System],
     workers: u32,
+    rounds: usize,
     pattern: Pattern,
     n: u32,
 ) -> Vec<Duration> {
-    const ROUNDS: usize = 7;
-    let mut bounds = vec![(Duration::from_nanos(50), Duration::from_micros(20)); systems.len()];
-    while bounds.iter().any(|(low, high)| *high > low.mul_f64(1.02)) {
-        for (system, (low, high)) in systems.iter().zip(&mut bounds) {
-            let kernel = Kernel {
-                length: middle(*low, *high),
-            };
-            let taken = (0..ROUNDS).map(|_| {
+    let lengths: Vec<_> = (0..15)
+        .map(|step| Duration::from_nanos(100).mul_f64(2_f64.powf(f64::from(step) / 2.0)))
+        .collect();
+    let mut samples = vec![vec![Vec::new(); lengths.len()]; systems.len()];
+    for _ in 0..rounds {
+        for (i, &length) in lengths.iter().enumerate() {
+            for (system, samples) in systems.iter().zip(&mut samples) {
                 let start = Instant::now();
-                system.run(pattern, n as usize, kernel);
-                start.elapsed()
-            });
-            let is_efficient = kernel.length * n >= median(taken.collect()) * workers / 2;
-            *(if is_efficient { high } else { low }) = kernel.length;
+                system.run(pattern, n as usize, Kernel { length });
+                samples[i].push(start.elapsed());
+            }
         }
     }
-    bounds
+    let efficiency = |(length, taken): (Duration, Vec<Duration>)| {
+        length.as_secs_f64() * f64::from(n) / f64::from(workers) / median(taken).as_secs_f64()
+    };
+    let curves = samples
         .into_iter()
-        .map(|(low, high)| middle(low, high))
+        .map(|taken| lengths.iter().copied().zip(taken).map(efficiency));
+    curves
+        .map(|curve| crossing(&lengths, &curve.collect::<Vec<_>>()))
         .collect()
 }
 
-/// Halfway on a logarithmic scale.
-fn middle(low: Duration, high: Duration) -> Duration {
-    Duration::from_secs_f64((low.as_secs_f64() * high.as_secs_f64()).sqrt())
+/// Where the efficiency comes to one half and stays there for two lengths; the greatest length if it never does.
+fn crossing(lengths: &[Duration], efficiency: &[f64]) -> Duration {
+    let reached = efficiency
+        .windows(2)
+        .position(|two| two.iter().all(|e| *e >= 0.5));
+    match reached {
+        None => lengths[lengths.len() - 1],
+        Some(0) => lengths[0],
+        Some(i) => {
+            let part = (0.5 - efficiency[i - 1]) / (efficiency[i] - efficiency[i - 1]);
+            lengths[i - 1] + (lengths[i] - lengths[i - 1]).mul_f64(part.clamp(0.0, 1.0))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -85,28 +101,13 @@ mod tests {
         assert_eq!(of(&[4, 1]), Duration::from_millis(1));
     }
 
-    /// Takes as long as its kernels on one thread and 1 us more per task.
-    struct Slow;
-
-    impl System for Slow {
-        fn name(&self) -> &str {
-            "slow"
-        }
-
-        fn run(&self, _: Pattern, n: usize, kernel: Kernel) {
-            for _ in 0..n {
-                kernel.run();
-                Kernel {
-                    length: Duration::from_micros(1),
-                }
-                .run();
-            }
-        }
-    }
-
     #[test]
-    fn half_of_one_worker_is_used_when_task_and_overhead_take_the_same() {
-        let length = half_efficiency(&[&Slow], 1, Pattern::Independent, 1_000)[0];
-        assert!(length >= Duration::from_nanos(900), "{length:?}");
+    fn the_crossing_is_interpolated_and_one_lucky_sample_is_none() {
+        let us = Duration::from_micros;
+        let lengths = [us(1), us(2), us(4), us(8)];
+        assert_eq!(crossing(&lengths, &[0.1, 0.4, 0.6, 0.7]), us(3));
+        assert_eq!(crossing(&lengths, &[0.6, 0.4, 0.5, 0.7]), us(4));
+        assert_eq!(crossing(&lengths, &[0.5, 0.6, 0.6, 0.7]), us(1));
+        assert_eq!(crossing(&lengths, &[0.1, 0.2, 0.3, 0.4]), us(8));
     }
 }

@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Counting {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<_> = std::env::args().collect();
     let quick = args.iter().any(|arg| arg == "--quick");
-    let (n, rounds): (u32, _) = if quick { (2_000, 3) } else { (10_000, 41) };
+    let (n, rounds): (u32, _) = if quick { (2_000, 3) } else { (10_000, 31) };
     let parla = Parla::start(WORKERS, Spawner::Task)?;
     let outside = Parla::start(WORKERS, Spawner::Outside)?;
     let rayon = Rayon::start(WORKERS)?;
@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     }
     for (pattern, target) in [(Pattern::Independent, 0.5), (Pattern::Stencil, 0.6)] {
-        let lengths = half_efficiency(&systems, 2, pattern, n);
+        let lengths = half_efficiency(&systems, 2, rounds / 2, pattern, n);
         print_row(
             &format!("{} d50, us", pattern.name()),
             &lengths.map_to(|t| t.as_secs_f64() * 1e6),
