@@ -29,6 +29,8 @@ const WATCH: Duration = Duration::from_millis(5);
 const WATCH_BRIEFLY: Duration = Duration::from_micros(50);
 /// How long a spawning thread waits for a worker to take the GIL it hands over.
 const OFFER: Duration = Duration::from_micros(50);
+/// A hand-over that is over within this time is not counted.
+const SHORT: Duration = Duration::from_micros(15);
 /// A spawning thread may hand over this often at once ...
 const BURST: u32 = 4;
 /// ... and once more per this time.
@@ -85,7 +87,9 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(ensured) = self.ensured.take() {
-            if !self.attached.get() {
+            if self.attached.replace(false) {
+                HOLDING.fetch_sub(1, Ordering::Relaxed);
+            } else {
                 end_here_if_finalizing();
                 // SAFETY: as in `attach`.
                 unsafe { ffi::PyEval_RestoreThread(self.state.get()) };
@@ -167,12 +171,17 @@ pub(crate) fn released<R: Send>(py: Python<'_>, f: impl FnOnce() -> R + Send) ->
             HOLDING.fetch_sub(1, Ordering::Relaxed);
         }
         let result = f();
-        watch_until_free(WATCH);
         if is_worker {
-            HOLDING.fetch_add(1, Ordering::Relaxed);
+            WANTING.fetch_add(1, Ordering::SeqCst);
         }
+        watch_until_free(WATCH);
         result
     });
+    if is_worker {
+        HOLDING.fetch_add(1, Ordering::Relaxed);
+        WANTING.fetch_sub(1, Ordering::SeqCst);
+        TAKEN.fetch_add(1, Ordering::Release);
+    }
     runtime::add_released(begun.elapsed());
     result
 }
@@ -208,5 +217,12 @@ fn hand_over(py: Python<'_>) {
         while TAKEN.load(Ordering::Acquire) == taken && now.elapsed() < OFFER {
             std::hint::spin_loop();
         }
+        // A body that lets the GIL go again at once gives it back without a trip through the kernel.
+        while holder().0 && now.elapsed() < SHORT {
+            std::hint::spin_loop();
+        }
     });
+    if now.elapsed() < SHORT {
+        BUDGET.set((left, reckoned)); // it cost next to nothing: once more whenever a worker asks
+    }
 }
