@@ -30,15 +30,31 @@ pub(crate) fn bench(name: &str, args: &[String]) -> Result<()> {
     venv.python().arg(program).args(args).run()
 }
 
-/// Criterion's benches, compiled as the wheel is.
+/// Criterion's benches, compiled as the wheel is; then the table with its targets and peers. Arguments go to the table.
 fn native(args: &[String]) -> Result<()> {
     system::provide_hwloc()?;
     say("cargo bench --profile dist -p parla-bench");
-    let mut bench = cargo().args(["bench", "--profile", "dist", "-p", "parla-bench"]);
-    if !args.is_empty() {
-        bench = bench.arg("--").args(args);
-    }
-    bench.run()
+    let bench = cargo().args([
+        "bench",
+        "--profile",
+        "dist",
+        "-p",
+        "parla-bench",
+        "--benches",
+    ]);
+    bench.run()?;
+    say("cargo run --profile dist -p parla-bench --bin native");
+    let table = [
+        "run",
+        "--quiet",
+        "--profile",
+        "dist",
+        "-p",
+        "parla-bench",
+        "--bin",
+        "native",
+    ];
+    cargo().args(table).arg("--").args(args).run()
 }
 
 /// The programs in parla-bench/python that can be started by name.
