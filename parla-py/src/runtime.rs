@@ -1,15 +1,16 @@
 //! One open runtime as Python sees it, and which runtime and task a thread is in.
 
+mod report;
+mod waiting;
+
 use std::cell::{Cell, RefCell};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parla_core::lock::Mutex;
-use parla_core::{Blocked, Claim, Diagnosis, Reason, TaskId, TaskState, TraceEvent, Vcus};
+use parla_core::{Claim, TaskId, TraceEvent, Vcus};
 use parla_sched::{Cx, Options, SpawnError, Task as Request, Waited};
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -19,6 +20,9 @@ use crate::errors;
 use crate::executor::{PyBody, PyExecutor};
 use crate::task::Task;
 use crate::{body, gil, python, spawn};
+use report::{MAX_LINES, deadlock, describe, reasons};
+pub(crate) use waiting::wait_for;
+use waiting::{check_not_forked, now, wait_unless_stalled};
 
 /// The scheduler's runtime with Python's executor.
 pub(crate) type Rt = parla_sched::Runtime<PyExecutor>;
@@ -146,29 +150,6 @@ pub(crate) fn note_spawned(py: Python<'_>, spawned: &Py<Task>) -> PyResult<()> {
     }
 }
 
-/// Python's identifiers of the threads that are in a wait of ours.
-static WAITING: Mutex<Vec<std::ffi::c_ulong>> = Mutex::new(Vec::new());
-
-/// Whether another thread, started since the runtime opened, may still spawn what everybody waits for.
-fn others_may_spawn(py: Python<'_>, rt: &Rt) -> PyResult<bool> {
-    let before = rt
-        .executor()
-        .threads_before
-        .lock()
-        .as_ref()
-        .map(|before| before.clone_ref(py));
-    let Some(before) = before else {
-        return Ok(false);
-    };
-    let waiting = WAITING.lock().clone();
-    python::may_still_spawn(py)?
-        .call1((before, waiting))?
-        .extract()
-}
-
-/// How often to look again while a stall may yet be mended by another thread.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
 /// Adds to the time without the GIL.
 pub(crate) fn add_released(time: Duration) {
     RELEASED.set(RELEASED.get() + time);
@@ -177,249 +158,6 @@ pub(crate) fn add_released(time: Duration) {
 /// The time without the GIL since the last call.
 pub(crate) fn take_released() -> Duration {
     RELEASED.replace(Duration::ZERO)
-}
-
-/// Whether this is the thread that Python's signal handlers run on.
-fn is_main_thread() -> bool {
-    #[cfg(target_os = "linux")]
-    // SAFETY: a system call without arguments.
-    let thread = u32::try_from(unsafe { libc::gettid() });
-    #[cfg(not(target_os = "linux"))]
-    let thread = Ok(std::process::id()); // then every thread looks after signals: PyErr_CheckSignals knows
-    thread == Ok(std::process::id())
-}
-
-/// Waits, detached, with signal handlers run now and then if this is the main thread.
-fn wait_detached(
-    py: Python<'_>,
-    wait: impl FnOnce(Option<parla_sched::Tick<'_>>) -> Waited,
-) -> PyResult<Waited> {
-    /// What the closure brings along never leaves this thread.
-    struct OnThisThread<F>(F);
-    // SAFETY: `detach` runs its closure on the calling thread.
-    unsafe impl<F> Send for OnThisThread<F> {}
-    impl<F> OnThisThread<F> {
-        fn take(self) -> F {
-            self.0
-        }
-    }
-
-    let mut raised = None;
-    let begun = now();
-    // SAFETY: a thread may ask who it is.
-    let me = unsafe { libc::pthread_self() };
-    WAITING.lock().push(me);
-    let work = OnThisThread((wait, &mut raised));
-    let waited = py.detach(move || {
-        let (wait, raised) = work.take();
-        if !is_main_thread() {
-            return wait(None);
-        }
-        let mut tick = || match Python::attach(|py| py.check_signals()) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                *raised = Some(error);
-                ControlFlow::Break(())
-            }
-        };
-        wait(Some(&mut tick))
-    });
-    add_released(begun.elapsed());
-    {
-        let mut waiting = WAITING.lock();
-        if let Some(at) = waiting.iter().position(|ident| *ident == me) {
-            waiting.swap_remove(at);
-        }
-    }
-    match raised {
-        Some(error) => Err(error),
-        None => Ok(waited),
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "to know how long a wait took")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-/// Waits; a stall is one only if no other thread of the program may still mend it.
-fn wait_unless_stalled(
-    py: Python<'_>,
-    rt: &Rt,
-    timeout: Option<Duration>,
-    wait: impl Fn(Option<Duration>, Option<parla_sched::Tick<'_>>) -> Waited,
-) -> PyResult<Waited> {
-    loop {
-        let waited = wait_detached(py, |tick| wait(timeout, tick))?;
-        if !matches!(waited, Waited::Stalled(_)) || !others_may_spawn(py, rt)? {
-            return Ok(waited);
-        }
-        match wait_detached(py, |tick| wait(Some(LOOK_AGAIN), tick))? {
-            Waited::TimedOut => {}
-            other => return Ok(other),
-        }
-    }
-}
-
-/// Waits for the end of a task. `false`: the time was over first.
-pub(crate) fn wait_for(
-    py: Python<'_>,
-    rt: &Arc<Rt>,
-    id: TaskId,
-    timeout: Option<Duration>,
-) -> PyResult<bool> {
-    check_not_forked(rt)?;
-    let running = with_running(|task, cx| match cx {
-        Some(cx) if Arc::ptr_eq(&task.get().rt, rt) => Some((
-            task.clone_ref(py),
-            std::ptr::from_ref(cx).cast::<Cx<'static, PyExecutor>>(),
-        )),
-        _ => None,
-    });
-    let waited = match running.flatten() {
-        None => wait_unless_stalled(py, rt, timeout, |timeout, tick| rt.wait(id, timeout, tick))?,
-        Some((task, cx)) => {
-            let me = task.get().id();
-            rt.executor().begin_blocking(task, id);
-            // SAFETY: as in `with_running`: the body on this thread has not returned, so its `cx` is alive.
-            let cx = unsafe { &*cx };
-            let waited =
-                wait_unless_stalled(py, rt, timeout, |timeout, tick| cx.wait(id, timeout, tick));
-            rt.executor().end_blocking(me);
-            waited?
-        }
-    };
-    match waited {
-        Waited::Ended => Ok(true),
-        Waited::TimedOut => Ok(false),
-        Waited::Stalled(diagnosis) => Err(deadlock(py, rt, &diagnosis)),
-        Waited::Interrupted => Err(PyRuntimeError::new_err("interrupted")),
-        _ => Err(errors::parla_error(
-            py,
-            "a worker thread of the runtime has died; this is a fault of the runtime",
-        )),
-    }
-}
-
-fn check_not_forked(rt: &Rt) -> PyResult<()> {
-    if rt.executor().pid == std::process::id() {
-        return Ok(());
-    }
-    Err(PyRuntimeError::new_err(
-        "this runtime belongs to the parent process: its threads do not exist after a fork; open a new `with Parla():` in the child",
-    ))
-}
-
-/// The task's name and place of spawn, wherever it is in its life.
-fn describe(py: Python<'_>, rt: &Rt, id: TaskId, with_place: bool) -> String {
-    let task = rt
-        .with_body(id, |body| body.0.clone_ref(py))
-        .or_else(|| rt.executor().running(py, id));
-    match task {
-        Some(task) if with_place => task.get().describe(py),
-        Some(task) => task.get().label(py),
-        None => rt
-            .executor()
-            .declared_name(id)
-            .unwrap_or_else(|| "a running task".to_owned()),
-    }
-}
-
-/// Lines of a diagnosis before it is cut short.
-const MAX_LINES: usize = 16;
-
-/// What a task waits for, in words.
-fn reasons(py: Python<'_>, rt: &Rt, blocked: &Blocked, never_spawned: &[TaskId]) -> String {
-    let mut waits_for: Vec<_> = blocked
-        .reasons
-        .iter()
-        .take(MAX_LINES)
-        .map(|reason| {
-            let (verb, on) = match *reason {
-                Reason::DependsOn(on) => ("depends on", on),
-                Reason::Awaits(on) => ("awaits", on),
-            };
-            let never = if never_spawned.binary_search(&on).is_ok() {
-                ", which was never spawned"
-            } else {
-                ""
-            };
-            format!("{verb} {}{never}", describe(py, rt, on, false))
-        })
-        .collect();
-    if let Some((_, on)) = rt.executor().blocked(py, blocked.id) {
-        let never = if never_spawned.binary_search(&on).is_ok() {
-            ", which was never spawned"
-        } else {
-            ""
-        };
-        waits_for.push(format!(
-            "is blocked in a wait for {}{never}",
-            describe(py, rt, on, false)
-        ));
-    }
-    match (waits_for.is_empty(), blocked.state) {
-        (false, _) => waits_for.join(" and "),
-        (true, TaskState::Running) => "is running".to_owned(),
-        (true, TaskState::Ready) => "is ready to run".to_owned(),
-        (true, _) => "waits".to_owned(),
-    }
-}
-
-fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> PyErr {
-    let n = diagnosis.blocked.len();
-    let plural = if n == 1 {
-        "1 task remains"
-    } else {
-        &format!("{n} tasks remain")
-    };
-    let mut text = format!("nothing runs and nothing can: {plural}");
-    for cycle in diagnosis.cycles.iter().take(MAX_LINES) {
-        let mut names: Vec<_> = cycle
-            .iter()
-            .take(MAX_LINES)
-            .map(|&id| describe(py, rt, id, false))
-            .collect();
-        if cycle.len() > MAX_LINES {
-            names.push(format!("... ({} more)", cycle.len() - MAX_LINES));
-        }
-        names.push(names[0].clone());
-        text += &format!("\n  a cycle: {}", names.join(" waits for "));
-    }
-    // First those that wait for what nobody spawned, then those in circles: they are the reasons, the others follow from them.
-    let is_cause = |blocked: &Blocked| {
-        let on = |id: &TaskId| diagnosis.never_spawned.binary_search(id).is_ok();
-        let never = blocked.reasons.iter().any(|r| match r {
-            Reason::DependsOn(id) | Reason::Awaits(id) => on(id),
-        });
-        !(never
-            || rt
-                .executor()
-                .blocked(py, blocked.id)
-                .is_some_and(|(_, id)| on(&id)))
-    };
-    let mut blocked: Vec<&Blocked> = diagnosis.blocked.iter().collect();
-    blocked.sort_by_cached_key(|blocked| is_cause(blocked));
-    for blocked in blocked.iter().take(MAX_LINES) {
-        let task = describe(py, rt, blocked.id, true);
-        text += &format!(
-            "\n  {task} {}",
-            reasons(py, rt, blocked, &diagnosis.never_spawned)
-        );
-    }
-    if n > MAX_LINES {
-        text += &format!("\n  ... and {} more", n - MAX_LINES);
-    }
-    if n == 0 {
-        let names: Vec<_> = diagnosis
-            .never_spawned
-            .iter()
-            .take(MAX_LINES)
-            .map(|&id| describe(py, rt, id, false))
-            .collect();
-        text += &format!("; {} never spawned", names.join(", "));
-    }
-    errors::deadlock_error(py, text)
 }
 
 /// Failed tasks nobody looked at, a deadlock error, and what a signal handler raised.
