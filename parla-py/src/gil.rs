@@ -118,7 +118,11 @@ static HOLDING: AtomicU32 = AtomicU32::new(0);
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// Finds out what this interpreter tells about its GIL.
+///
+/// Whatever is found out once in a process is found out here, under the GIL and before there are workers: a fork must not
+/// catch one of them in the middle of it.
 pub(crate) fn init(py: Python<'_>) {
+    python::is_finalizing();
     if let Some(holder) = python::fast(py).and_then(|fast| fast.gil_holder) {
         HOLDER.store(holder as usize, Ordering::Relaxed);
     }

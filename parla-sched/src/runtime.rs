@@ -83,6 +83,10 @@ impl<E: Executor> Runtime<E> {
             return Err(RuntimeError::Workers(n));
         }
         let (seats, seats_shared) = Seat::make_all(n);
+        if let Some(seat) = seats_shared.first() {
+            // Makes the deques' process-wide collector now, rather than in a worker: a fork must not catch one at it.
+            seat.touch();
+        }
         let runtime = Self {
             shared: Arc::new(Shared::new(executor, seats_shared, options)),
         };
