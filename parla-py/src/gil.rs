@@ -10,7 +10,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::ffi;
@@ -38,9 +38,8 @@ const REFILL: Duration = Duration::from_millis(2);
 
 /// A worker thread's thread state: made when it first needs the GIL, kept until the thread ends.
 pub(crate) struct Thread {
-    /// From `PyGILState_Ensure`; null before the first time.
+    /// Null before the first time.
     state: Cell<*mut ffi::PyThreadState>,
-    ensured: Cell<Option<ffi::PyGILState_STATE>>,
     attached: Cell<bool>,
 }
 
@@ -48,7 +47,6 @@ impl Thread {
     pub(crate) fn new() -> Self {
         Self {
             state: Cell::new(std::ptr::null_mut()),
-            ensured: Cell::new(None),
             attached: Cell::new(false),
         }
     }
@@ -61,13 +59,12 @@ impl Thread {
         WANTING.fetch_add(1, Ordering::SeqCst);
         end_here_if_finalizing();
         watch_until_free(WATCH_BRIEFLY);
-        if self.ensured.get().is_none() {
-            // SAFETY: the interpreter lives: the hook that runs at its exit joins this thread first.
-            self.ensured.set(Some(unsafe { ffi::PyGILState_Ensure() }));
-        } else {
-            // SAFETY: `state` is this thread's own, saved by `detach`; the interpreter lives (as above).
-            unsafe { ffi::PyEval_RestoreThread(self.state.get()) };
+        if self.state.get().is_null() {
+            self.state.set(new_thread_state());
         }
+        // SAFETY: `state` is this thread's own, new or saved by `detach`; the interpreter lives: the hook that runs at its exit
+        // joins this thread first.
+        unsafe { ffi::PyEval_RestoreThread(self.state.get()) };
         WANTING.fetch_sub(1, Ordering::SeqCst);
         TAKEN.fetch_add(1, Ordering::Release);
         HOLDING.fetch_add(1, Ordering::Relaxed);
@@ -86,18 +83,65 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        if let Some(ensured) = self.ensured.take() {
-            if self.attached.replace(false) {
-                HOLDING.fetch_sub(1, Ordering::Relaxed);
-            } else {
-                end_here_if_finalizing();
-                // SAFETY: as in `attach`.
-                unsafe { ffi::PyEval_RestoreThread(self.state.get()) };
-            }
-            // SAFETY: pairs with the `PyGILState_Ensure` of `attach`, on the same thread, with the GIL held.
-            unsafe { ffi::PyGILState_Release(ensured) };
+        if self.state.get().is_null() {
+            return;
         }
+        if self.attached.replace(false) {
+            HOLDING.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            end_here_if_finalizing();
+            // SAFETY: as in `attach`.
+            unsafe { ffi::PyEval_RestoreThread(self.state.get()) };
+        }
+        // SAFETY: with the GIL held, on the thread whose state it is: a new state counts one use, this gives it back and frees it.
+        unsafe { ffi::PyGILState_Release(ffi::PyGILState_STATE::PyGILState_UNLOCKED) };
     }
+}
+
+/// The interpreter that workers belong to.
+static INTERPRETER: AtomicPtr<ffi::PyInterpreterState> = AtomicPtr::new(std::ptr::null_mut());
+
+/// A fork is under way: no thread states are made meanwhile, because CPython makes them under a lock of its own, without the GIL,
+/// and the child of a fork that catches another thread with that lock waits for it for ever.
+static FORKING: AtomicBool = AtomicBool::new(false);
+/// Thread states being made. Changed and read in turn with `FORKING`, both sequentially consistent.
+static MAKING: AtomicU32 = AtomicU32::new(0);
+
+/// A thread state for this thread, which has none.
+fn new_thread_state() -> *mut ffi::PyThreadState {
+    loop {
+        MAKING.fetch_add(1, Ordering::SeqCst);
+        if FORKING.load(Ordering::SeqCst) {
+            MAKING.fetch_sub(1, Ordering::SeqCst);
+            std::thread::yield_now();
+            continue;
+        }
+        // SAFETY: may be called without the GIL; the interpreter lives (as in `Thread::attach`).
+        let state = unsafe { ffi::PyThreadState_New(INTERPRETER.load(Ordering::Relaxed)) };
+        MAKING.fetch_sub(1, Ordering::SeqCst);
+        assert!(!state.is_null(), "no memory for a thread state");
+        return state;
+    }
+}
+
+/// Called before a fork, with the GIL held.
+pub(crate) fn before_fork() {
+    FORKING.store(true, Ordering::SeqCst);
+    while MAKING.load(Ordering::SeqCst) > 0 {
+        std::thread::yield_now();
+    }
+}
+
+/// Called after a fork, in the parent and in the child.
+pub(crate) fn after_fork(in_child: bool) {
+    if in_child {
+        // Who was counted here does not exist in this process.
+        MAKING.store(0, Ordering::SeqCst);
+        WANTING.store(0, Ordering::SeqCst);
+        HOLDING.store(0, Ordering::SeqCst);
+        WATCHED.store(false, Ordering::SeqCst);
+    }
+    FORKING.store(false, Ordering::SeqCst);
 }
 
 /// An abandoned body may outlive the interpreter. CPython would end its thread in the middle of our stack as soon as it asks for
@@ -123,6 +167,8 @@ static WATCHED: AtomicBool = AtomicBool::new(false);
 /// catch one of them in the middle of it.
 pub(crate) fn init(py: Python<'_>) {
     python::is_finalizing();
+    // SAFETY: attached; never null then.
+    INTERPRETER.store(unsafe { ffi::PyInterpreterState_Get() }, Ordering::Relaxed);
     if let Some(holder) = python::fast(py).and_then(|fast| fast.gil_holder) {
         HOLDER.store(holder as usize, Ordering::Relaxed);
     }

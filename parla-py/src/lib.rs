@@ -36,7 +36,9 @@ mod _native {
     #[pymodule_export]
     use super::kernels::{sleep_gil, sleep_nogil};
     #[pymodule_export]
-    use super::runtime::{Runtime, current_task, forget_all, set_finish_scope, stop_all};
+    use super::runtime::{
+        Runtime, after_fork, before_fork, current_task, forget_all, set_finish_scope, stop_all,
+    };
     #[pymodule_export]
     use super::space::{Space, TaskID};
     #[pymodule_export]

@@ -457,6 +457,7 @@ pub(crate) fn stop_all(py: Python<'_>) {
 /// In the child of a fork: the parent's runtimes are not this process's to close, and their threads do not exist here.
 #[pyfunction]
 pub(crate) fn forget_all() {
+    gil::after_fork(true);
     OPENED.with_borrow_mut(|opened| {
         std::mem::take(opened)
             .into_iter()
@@ -470,4 +471,16 @@ pub(crate) fn forget_all() {
             .for_each(std::mem::forget);
     }
     RUNNING.set(None);
+}
+
+/// Before a fork, in the parent.
+#[pyfunction]
+pub(crate) fn before_fork() {
+    gil::before_fork();
+}
+
+/// After a fork, in the parent.
+#[pyfunction]
+pub(crate) fn after_fork() {
+    gil::after_fork(false);
 }

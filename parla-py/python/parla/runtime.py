@@ -343,7 +343,9 @@ def _install_hooks() -> None:
         register = atexit.register
     register(_native.stop_all)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_native.forget_all)
+        os.register_at_fork(
+            before=_native.before_fork, after_in_parent=_native.after_fork, after_in_child=_native.forget_all
+        )
 
 
 class _Watchdog:
