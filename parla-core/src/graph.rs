@@ -43,14 +43,16 @@ pub struct Attrs {
     pub worker: Option<u16>,
     /// What it holds while it runs.
     pub claim: Claim,
+    /// A policy decides where it runs (and what it holds there).
+    pub placed: bool,
 }
 
 impl Attrs {
-    /// Whether any worker may run it at any time: no priority, no claim.
+    /// Whether any worker may run it at any time: no priority, no claim, no policy.
     #[inline]
     #[must_use]
     pub fn is_default(&self) -> bool {
-        self.priority == 0 && self.worker.is_none() && self.claim.is_empty()
+        self.priority == 0 && self.worker.is_none() && self.claim.is_empty() && !self.placed
     }
 }
 

@@ -60,3 +60,7 @@ impl fmt::Display for TaskId {
 /// Names one device of a machine, counted from 0 over all architectures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId(pub u32);
+
+/// Names one memory of a machine; 0 is that of the host. A machine has at most 64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemoryId(pub u32);

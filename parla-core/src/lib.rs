@@ -5,6 +5,8 @@
 //!
 //! * [`TaskGraph`]: states and edges of all tasks; completion yields the newly ready ones.
 //! * [`Claim`] and [`Ledger`]: exact integer accounting of a device's virtual compute units and memory.
+//! * [`Region`]: a box of an array's elements; [`Access`]: what a task does with it.
+//! * [`MachineModel`]: devices, memories and links as plain data.
 //! * [`TraceRecord`]: what happened to a task, as plain data.
 #![forbid(unsafe_code)]
 
@@ -12,6 +14,8 @@ mod diagnosis;
 mod graph;
 mod ids;
 pub mod lock;
+mod machine;
+mod region;
 mod resources;
 mod slab;
 mod state;
@@ -22,7 +26,9 @@ pub use diagnosis::{Blocked, Diagnosis, Reason};
 pub use graph::{
     Attrs, Cancelled, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskGraph,
 };
-pub use ids::{DeviceId, TaskId};
+pub use ids::{DeviceId, MemoryId, TaskId};
+pub use machine::{DeviceModel, Link, MachineModel, MemoryModel};
+pub use region::{Access, Region};
 pub use resources::{Claim, ClaimError, Ledger, Vcus};
 pub use state::TaskState;
 pub use trace::{TraceEvent, TraceRecord};

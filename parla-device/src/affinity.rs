@@ -16,7 +16,7 @@ pub fn bind_current_thread(core: &Core) -> Result<(), DeviceError> {
     set_mask(&core.pus).map_err(|reason| DeviceError::Bind {
         core: core.index,
         pus: core.pus.clone(),
-        reason,
+        reason: std::sync::Arc::new(reason),
     })
 }
 

@@ -1,9 +1,11 @@
 //! What can go wrong between the runtime and a device.
 
 use std::io;
+use std::sync::Arc;
 
 /// An error of a device, of its configuration, or of the machine below it.
-#[derive(Debug, thiserror::Error)]
+/// Clonable: one loss of a device is reported to everybody who waits for it.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
     /// An environment variable has a value that means nothing.
@@ -15,15 +17,6 @@ pub enum DeviceError {
         value: String,
         /// What it may be set to, in words.
         allowed: &'static str,
-    },
-
-    /// `PARLA_SIM_GPUS` is set, and nothing here can simulate a GPU.
-    #[error(
-        "environment variable PARLA_SIM_GPUS is {value:?}, but this version has no simulated GPUs: unset it"
-    )]
-    NoSimulatedGpus {
-        /// What it was set to.
-        value: String,
     },
 
     /// A number of workers that no runtime can be made of.
@@ -63,6 +56,48 @@ pub enum DeviceError {
         pus: Vec<u32>,
         /// What the operating system said.
         #[source]
-        reason: io::Error,
+        reason: Arc<io::Error>,
+    },
+
+    /// The memory of a device is used up.
+    #[error("{device} is out of memory: {requested} bytes requested, {free} free of {total}")]
+    OutOfMemory {
+        /// The device's name.
+        device: String,
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes free, all pieces together.
+        free: u64,
+        /// Bytes there are.
+        total: u64,
+    },
+
+    /// The device cannot be used any more in this process.
+    #[error("{device} is lost: {reason}")]
+    Lost {
+        /// The device's name.
+        device: String,
+        /// The error that made it so.
+        reason: String,
+    },
+
+    /// The driver refused a call; the device can still be used.
+    #[error("{device}: {call} failed: {reason}")]
+    Driver {
+        /// The device's name.
+        device: String,
+        /// What was asked of it.
+        call: &'static str,
+        /// The driver's name of the error and what it says.
+        reason: String,
+    },
+
+    /// A file that describes devices cannot be used.
+    #[error("device file {path}: {problem}")]
+    DeviceFile {
+        /// The file.
+        path: String,
+        /// What is wrong with it, with the line where that is known.
+        problem: String,
     },
 }

@@ -1,6 +1,8 @@
 //! The host backend: this machine's CPUs as devices.
 
-use crate::backend::{Backend, Device};
+use std::sync::Arc;
+
+use crate::backend::{Backend, Block, Device, Stream};
 use crate::error::DeviceError;
 use crate::memory::available_memory;
 use crate::topology::{Core, Topology};
@@ -13,7 +15,7 @@ pub use options::{CpuArchitecture, HostOptions, MAX_WORKERS};
 #[derive(Debug)]
 pub struct HostBackend {
     // devices[i].index == i
-    devices: Vec<HostDevice>,
+    devices: Vec<Arc<HostDevice>>,
 }
 
 /// A CPU device: a number of workers on some cores, and a share of the host's memory.
@@ -91,13 +93,17 @@ impl HostBackend {
             memory: share,
         };
         Ok(Self {
-            devices: (0_u32..).zip(0..n_devices).map(device).collect(),
+            devices: (0_u32..)
+                .zip(0..n_devices)
+                .map(device)
+                .map(Arc::new)
+                .collect(),
         })
     }
 
     /// The devices, as what they are.
     #[must_use]
-    pub fn host_devices(&self) -> &[HostDevice] {
+    pub fn host_devices(&self) -> &[Arc<HostDevice>] {
         &self.devices
     }
 
@@ -113,10 +119,10 @@ impl Backend for HostBackend {
         "cpu"
     }
 
-    fn devices(&self) -> Vec<&dyn Device> {
+    fn devices(&self) -> Vec<Arc<dyn Device>> {
         self.devices
             .iter()
-            .map(|device| device as &dyn Device)
+            .map(|device| Arc::clone(device) as Arc<dyn Device>)
             .collect()
     }
 }
@@ -153,6 +159,36 @@ impl Device for HostDevice {
 
     fn memory_capacity(&self) -> u64 {
         self.memory
+    }
+
+    fn memory_used(&self) -> u64 {
+        0
+    }
+
+    fn host_access(&self) -> bool {
+        true
+    }
+
+    fn stream_ordered(&self) -> bool {
+        false
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Arc<Block>, DeviceError> {
+        Err(self.not_yet("allocate", bytes))
+    }
+
+    fn stream(&self) -> Result<Arc<dyn Stream>, DeviceError> {
+        Err(self.not_yet("stream", 0))
+    }
+}
+
+impl HostDevice {
+    fn not_yet(&self, call: &'static str, _bytes: u64) -> DeviceError {
+        DeviceError::Driver {
+            device: self.name.clone(),
+            call,
+            reason: "not built yet".to_owned(),
+        }
     }
 }
 

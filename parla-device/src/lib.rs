@@ -29,12 +29,16 @@ mod cgroup;
 mod error;
 mod files;
 mod host;
+mod machine;
 mod memory;
 mod topology;
 
 pub use affinity::bind_current_thread;
-pub use backend::{Backend, Device};
+pub use backend::{
+    Backend, Block, Callback, Copy, Device, DeviceKey, Event, Place, Reclaim, Stream,
+};
 pub use error::DeviceError;
 pub use host::{CpuArchitecture, HostBackend, HostDevice, HostOptions, MAX_WORKERS};
+pub use machine::{Machine, Part};
 pub use memory::available_memory;
 pub use topology::{Core, NumaNode, Source, Topology};

@@ -156,6 +156,17 @@ impl Executor for PyExecutor {
         })
     }
 
+    fn refused(
+        &self,
+        _thread: &mut PyThread,
+        _cx: &Cx<'_, Self>,
+        _id: TaskId,
+        _body: PyBody,
+        _error: &parla_sched::PlacingError,
+    ) {
+        todo!()
+    }
+
     fn cancelled(&self, tasks: Vec<Cancelled<PyBody>>) {
         Python::attach(|py| {
             for Cancelled {

@@ -197,6 +197,7 @@ impl Runtime {
             trace,
             name: "parla".to_owned(),
             bind: Vec::new(),
+            placement: None,
         };
         let rt = py
             .detach(|| Rt::new(PyExecutor::new(trace), options))

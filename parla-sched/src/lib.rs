@@ -14,6 +14,10 @@ mod admission;
 #[cfg(not(loom))]
 pub mod native;
 #[cfg(not(loom))]
+mod placing;
+#[cfg(not(loom))]
+pub mod policy;
+#[cfg(not(loom))]
 mod runtime;
 #[cfg_attr(
     loom,
@@ -23,7 +27,9 @@ mod sleep;
 mod sync;
 
 #[cfg(not(loom))]
+pub use placing::{Assigned, Choice, Placing, Runahead};
+#[cfg(not(loom))]
 pub use runtime::{
-    Cx, Executor, Options, Runtime, RuntimeError, SpawnError, Stats, Step, Task, Tick, Waited,
-    WorkerStats,
+    Cx, Executor, Options, Placement, PlacingError, Runtime, RuntimeError, SpawnError, Stats, Step,
+    Task, Tick, Waited, WorkerStats,
 };

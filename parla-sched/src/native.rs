@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use parla_core::lock::Mutex;
 use parla_core::{Cancelled, TaskId};
 
-use crate::{Cx, Executor, Options, Runtime, RuntimeError, Step};
+use crate::{Cx, Executor, Options, PlacingError, Runtime, RuntimeError, Step};
 
 /// What a closure sees of the runtime that runs it.
 pub type Scope<'a> = Cx<'a, Native>;
@@ -73,6 +73,10 @@ impl Executor for Native {
         };
         self.failures.lock().insert(task, failure);
         Step::Failed
+    }
+
+    fn refused(&self, (): &mut (), _: &Scope<'_>, task: TaskId, _: Body, error: &PlacingError) {
+        self.failures.lock().insert(task, Box::new(error.clone()));
     }
 
     fn cancelled(&self, tasks: Vec<Cancelled<Body>>) {

@@ -13,7 +13,11 @@ use std::sync::atomic::Ordering;
 
 use parla_core::{Cancelled, Completed, Diagnosis, TaskId, TaskState, TraceRecord};
 
-pub use config::{Options, RuntimeError, SpawnError, Stats, Task, WorkerStats};
+use parla_device::Event;
+
+pub use config::{
+    Options, Placement, PlacingError, RuntimeError, SpawnError, Stats, Task, WorkerStats,
+};
 use shared::Shared;
 use trace::Trace;
 pub use wait::{Tick, Waited};
@@ -46,6 +50,16 @@ pub trait Executor: Send + Sync + Sized + 'static {
     /// The worker is about to look further than its own queue, or to sleep: let go of whatever others may need.
     fn pause(&self, _thread: &mut Self::Thread) {}
 
+    /// A task that was to be placed cannot run: `error` says why. It counts as failed.
+    fn refused(
+        &self,
+        thread: &mut Self::Thread,
+        cx: &Cx<'_, Self>,
+        task: TaskId,
+        body: Self::Body,
+        error: &PlacingError,
+    );
+
     /// These tasks will never run. Called without any lock held, from any thread.
     fn cancelled(&self, tasks: Vec<Cancelled<Self::Body>>);
 
@@ -63,6 +77,8 @@ pub enum Step<B> {
     Done,
     /// It raised an error or panicked; the executor keeps the details.
     Failed,
+    /// It returned, and these events come after all that it gave to its devices: it is done when they are.
+    Draining(Vec<Arc<dyn Event>>),
     /// It wants to go on with this body when all of these tasks have ended.
     Await(B, Vec<TaskId>),
 }

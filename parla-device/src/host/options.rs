@@ -43,12 +43,8 @@ impl HostOptions {
     ///
     /// # Errors
     ///
-    /// [`DeviceError::BadVariable`] for a value that is none of these, the empty one included;
-    /// [`DeviceError::NoSimulatedGpus`] if `PARLA_SIM_GPUS` is set, whatever to.
+    /// [`DeviceError::BadVariable`] for a value that is none of these, the empty one included.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, DeviceError> {
-        if let Some(value) = lookup("PARLA_SIM_GPUS") {
-            return Err(DeviceError::NoSimulatedGpus { value });
-        }
         let count = |name| parse(&lookup, name, "a whole number from 1 to 4096", parse_count);
         let architecture = parse(
             &lookup,
@@ -254,19 +250,6 @@ mod tests {
             .expect_err("not a number")
             .to_string();
         assert!(error.contains(&MAX_WORKERS.to_string()), "{error}");
-    }
-
-    #[test]
-    fn simulated_gpus_are_refused() {
-        for value in ["4", "0", ""] {
-            let error = options(&[("PARLA_SIM_GPUS", value)])
-                .expect_err(value)
-                .to_string();
-            assert!(
-                error.contains("PARLA_SIM_GPUS") && error.contains("no simulated GPUs"),
-                "{error}"
-            );
-        }
     }
 
     proptest! {

@@ -1,10 +1,25 @@
 //! What a runtime is told and what it tells: options, tasks, errors, counts.
 
+use std::sync::Arc;
+
 use parla_core::{Attrs, Claim, ClaimError, TaskId, Vcus};
+use parla_data::{DataError, Store};
 use thiserror::Error;
 
+use crate::Placing;
+use crate::policy::SchedulingPolicy;
+
+/// The devices of a runtime and who decides what runs where.
+pub struct Placement {
+    /// The devices, and what arrays have in their memories.
+    pub store: Arc<Store>,
+    /// Decides.
+    pub policy: Box<dyn SchedulingPolicy>,
+    /// How many tasks a device has in staging or waiting for its compute units beside those that run, at least 1.
+    pub depth: usize,
+}
+
 /// How to set up a [`Runtime`](super::Runtime).
-#[derive(Clone, Debug)]
 pub struct Options {
     /// Worker threads that run bodies at the same time, at least 1.
     pub workers: usize,
@@ -16,6 +31,8 @@ pub struct Options {
     pub name: String,
     /// Bind the worker of seat `k` to the `k`-th core; empty: not bound.
     pub bind: Vec<parla_device::Core>,
+    /// For tasks with a [`Placing`]; `None`: there are none.
+    pub placement: Option<Placement>,
 }
 
 impl Default for Options {
@@ -34,6 +51,7 @@ impl Default for Options {
             trace: false,
             name: "parla".to_owned(),
             bind: Vec::new(),
+            placement: None,
         }
     }
 }
@@ -55,8 +73,33 @@ pub enum RuntimeError {
     },
 }
 
+/// Why a task cannot be run where it was to run.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum PlacingError {
+    /// Every choice asks for more than its devices have; the reason of the first.
+    #[error("{device}: {error}")]
+    Claim {
+        /// The device's name.
+        device: String,
+        /// What is too much.
+        error: ClaimError,
+    },
+    /// Its data cannot be brought there.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A policy decided something impossible.
+    #[error("policy '{policy}' {fault}")]
+    Policy {
+        /// The policy's name.
+        policy: String,
+        /// What it did.
+        fault: String,
+    },
+}
+
 /// Why a task could not be spawned.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum SpawnError {
     /// The runtime takes no more tasks.
@@ -68,6 +111,12 @@ pub enum SpawnError {
     /// The claim can never be satisfied.
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    /// No choice can ever be served.
+    #[error("{0}")]
+    Placing(Arc<PlacingError>),
+    /// The runtime was started without devices.
+    #[error("the runtime has no devices to place tasks on")]
+    NoDevices,
     /// No such worker.
     #[error("worker {wanted} does not exist: the runtime has {workers}")]
     Worker {
@@ -87,6 +136,8 @@ pub struct Task<'a> {
     pub dependencies: &'a [TaskId],
     /// Priority, claim, worker.
     pub attrs: Attrs,
+    /// For a task that the policy places: its choices and data. The claim in `attrs` is then empty, the choices have theirs.
+    pub placing: Option<Arc<Placing>>,
 }
 
 /// Counts since the runtime started.

@@ -33,7 +33,10 @@ pub(crate) struct Shared<E: Executor> {
     pub(super) closed: AtomicBool,
     /// Workers go home: what does not run now never will. Set under `foreign`, so that no foreign spawn overlaps it.
     pub(super) stopping: AtomicBool,
-    pub(super) options: Options,
+    /// Threads are called so, with a number.
+    pub(super) name: String,
+    /// The core of each seat's worker; empty: not bound.
+    pub(super) bind: Vec<parla_device::Core>,
 }
 
 /// What others may see of a seat.
@@ -115,7 +118,8 @@ impl<E: Executor> Shared<E> {
             trace: options.trace.then(Trace::start),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            options,
+            name: options.name,
+            bind: options.bind,
         }
     }
 

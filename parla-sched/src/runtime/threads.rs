@@ -89,7 +89,7 @@ impl<E: Executor> Shared<E> {
     pub(super) fn seat_worker(self: &Arc<Self>, seat: Seat) -> Result<(), (Seat, RuntimeError)> {
         let mut state = self.threads.state.lock();
         if state.n_idle == 0 {
-            let name = format!("{}-{}", self.options.name, state.n_started);
+            let name = format!("{}-{}", self.name, state.n_started);
             let shared = Arc::clone(self);
             match std::thread::Builder::new()
                 .name(name.clone())

@@ -11,6 +11,7 @@ use parla_core::{
 
 use super::shared::{SeatShared, Shared, bump, unbump};
 use super::{Executor, SpawnError, Step, Task};
+use crate::Assigned;
 
 /// How often an idle worker looks at all queues before it sleeps: at first at ever longer intervals, then giving way to other threads
 /// in between. Together some 10 us, less than what it costs to be woken.
@@ -194,6 +195,12 @@ impl<'a, E: Executor> Cx<'a, E> {
         }
     }
 
+    /// Where the running task was placed, if a policy placed it.
+    #[must_use]
+    pub fn assigned(&self) -> Option<Arc<Assigned>> {
+        todo!()
+    }
+
     pub(super) fn has_seat(&self) -> bool {
         self.seat.borrow().is_some()
     }
@@ -282,6 +289,7 @@ impl<'a, E: Executor> Cx<'a, E> {
                 self.trace_end(id, TraceEvent::Failed, &[], held_ns);
                 shared.graph.fail(id, &mut completed);
             }
+            Step::Draining(_) => todo!(),
             Step::Await(body, awaited) => {
                 self.trace_end(id, TraceEvent::Suspended, &awaited, held_ns);
                 n_ended = 0;
@@ -460,7 +468,7 @@ impl<E: Executor> Shared<E> {
     }
 
     fn bind(&self, seat: u16) {
-        if let Some(core) = self.options.bind.get(usize::from(seat)) {
+        if let Some(core) = self.bind.get(usize::from(seat)) {
             // Binding is a matter of speed only: a system that refuses it still runs the tasks.
             let _ = parla_device::bind_current_thread(core);
         }

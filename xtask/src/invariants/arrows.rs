@@ -9,11 +9,15 @@ use crate::sh::cargo;
 const ARROWS: &[(&str, &[&str])] = &[
     ("parla-core", &[]),
     ("parla-device", &["parla-core"]),
-    ("parla-sched", &["parla-core", "parla-device"]),
-    ("parla-py", &["parla-core", "parla-device", "parla-sched"]),
+    ("parla-data", &["parla-core", "parla-device"]),
+    ("parla-sched", &["parla-core", "parla-device", "parla-data"]),
+    (
+        "parla-py",
+        &["parla-core", "parla-device", "parla-data", "parla-sched"],
+    ),
     (
         "parla-bench",
-        &["parla-core", "parla-device", "parla-sched"],
+        &["parla-core", "parla-device", "parla-data", "parla-sched"],
     ),
     ("xtask", &[]),
 ];

@@ -1,0 +1,49 @@
+//! What can go wrong with data.
+
+use parla_core::Region;
+use parla_device::DeviceError;
+
+/// Why data is not where it is wanted.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The operands of one task are larger than the memory.
+    #[error(
+        "the operands need {needed} bytes in the memory of {memory} at the same time, which has {capacity} in all"
+    )]
+    TooLarge {
+        /// The memory's name.
+        memory: String,
+        /// Bytes for all operands of the task there.
+        needed: u64,
+        /// Bytes there are.
+        capacity: u64,
+    },
+    /// Memory is full of what is in use, and nothing is going to be given back.
+    #[error(
+        "{memory} is out of memory: {requested} bytes requested, {free} free of {capacity}, the rest is in use"
+    )]
+    OutOfMemory {
+        /// The memory's name.
+        memory: String,
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes free.
+        free: u64,
+        /// Bytes there are.
+        capacity: u64,
+    },
+    /// Nobody knows these elements any more: who wrote them last failed half-way, or the device that had them is lost.
+    #[error("{array}{region} has no valid contents: {because}")]
+    Invalid {
+        /// The array's name.
+        array: String,
+        /// Which part.
+        region: Region,
+        /// What happened to it.
+        because: String,
+    },
+}

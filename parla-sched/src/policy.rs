@@ -1,0 +1,69 @@
+//! Scheduling policies: which ready task goes to which device.
+//!
+//! A policy is one file: a type that implements [`SchedulingPolicy`] and a line in [`POLICIES`]. It reads no clock, takes no lock, starts
+//! nothing; the same object runs in the runtime and over simulated time. Same events, same decisions.
+
+use parla_core::{DeviceId, MachineModel, TaskId};
+
+use crate::Placing;
+
+/// What a policy may know. Read-only, and cheap to ask.
+pub trait View {
+    /// Nanoseconds since the runtime started.
+    fn now(&self) -> u64;
+
+    /// The machine.
+    fn machine(&self) -> &MachineModel;
+
+    /// What a task asks for. `None` once it has been placed or removed.
+    fn task(&self, task: TaskId) -> Option<&Placing>;
+
+    /// A task's priority; higher goes first.
+    fn priority(&self, task: TaskId) -> i32;
+
+    /// Tasks placed on a device and not ended.
+    fn load(&self, device: DeviceId) -> usize;
+
+    /// Whether a choice of a task could start to be staged now: all its devices have a free place and the memory it claims.
+    fn fits(&self, task: TaskId, choice: usize) -> bool;
+
+    /// Bytes to be copied for a choice of a task.
+    fn missing_bytes(&self, task: TaskId, choice: usize) -> u64;
+
+    /// Nanoseconds that those copies take on idle links.
+    fn transfer_ns(&self, task: TaskId, choice: usize) -> u64;
+}
+
+/// What a policy sees of the world.
+pub type SchedCx<'a> = dyn View + 'a;
+
+/// A decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The task.
+    pub task: TaskId,
+    /// Which of its [choices](Placing::choices).
+    pub choice: usize,
+}
+
+/// Decides where ready tasks run.
+pub trait SchedulingPolicy: Send {
+    /// Its name, with its options: as [`make`] takes it.
+    fn name(&self) -> &str;
+
+    /// A task became ready. It is to be returned by one [`pop`](Self::pop) later.
+    fn push(&mut self, cx: &SchedCx<'_>, task: TaskId);
+
+    /// `device` can take another task: one of those pushed, with a choice that includes the device and [fits](View::fits); or `None`.
+    /// If every device is offered and nothing is taken though tasks are ready and nothing runs, the runtime reports a stall of this policy.
+    fn pop(&mut self, cx: &SchedCx<'_>, device: DeviceId) -> Option<Assignment>;
+
+    /// A task was spawned; it may not be ready yet.
+    fn on_spawn(&mut self, _cx: &SchedCx<'_>, _task: TaskId) {}
+
+    /// A task that was placed has ended; `exec_ns`: how long its body ran.
+    fn on_done(&mut self, _cx: &SchedCx<'_>, _task: TaskId, _devices: &[DeviceId], _exec_ns: u64) {}
+
+    /// A task that was pushed will never run: it was cancelled. It must not be popped any more.
+    fn on_removed(&mut self, _cx: &SchedCx<'_>, _task: TaskId) {}
+}
