@@ -199,11 +199,13 @@ impl Spawner {
             priority: self.priority,
             worker: self.placement.worker,
             claim: self.placement.claim,
+            placed: false,
         };
         let request = parla_sched::Task {
             declared,
             dependencies: &edges.ids,
             attrs,
+            placing: None,
         };
         let make_body = |id| {
             task.get().set_id(id);

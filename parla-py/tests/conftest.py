@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
 
 import pytest
@@ -21,6 +22,8 @@ _stderr = pytest.StashKey()
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps a handle on the real stderr, because pytest captures the one that tests see."""
     config.stash[_stderr] = os.fdopen(os.dup(sys.__stderr__.fileno()), "w")
+    # A shell that starts a job in the background has it ignore SIGINT, and the processes that tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(hookwrapper=True)
