@@ -60,6 +60,11 @@ pub trait Executor: Send + Sync + Sized + 'static {
         error: &PlacingError,
     );
 
+    /// The task's name in messages about its data.
+    fn name_of(&self, task: TaskId) -> String {
+        task.to_string()
+    }
+
     /// These tasks will never run. Called without any lock held, from any thread.
     fn cancelled(&self, tasks: Vec<Cancelled<Self::Body>>);
 
@@ -77,8 +82,9 @@ pub enum Step<B> {
     Done,
     /// It raised an error or panicked; the executor keeps the details.
     Failed,
-    /// It returned, and these events come after all that it gave to its devices: it is done when they are.
-    Draining(Vec<Arc<dyn Event>>),
+    /// It returned, and these events come after all that it gave to its devices. Once they are done it is run a last time with this
+    /// body, and [`Cx::drained`] tells how that went; until then nobody sees it end.
+    Draining(B, Vec<Arc<dyn Event>>),
     /// It wants to go on with this body when all of these tasks have ended.
     Await(B, Vec<TaskId>),
 }

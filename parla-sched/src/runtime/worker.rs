@@ -10,6 +10,8 @@ use parla_core::{
 };
 
 use super::shared::{SeatShared, Shared, bump, unbump};
+use parla_device::DeviceError;
+
 use super::{Executor, SpawnError, Step, Task};
 use crate::Assigned;
 
@@ -84,6 +86,10 @@ pub struct Cx<'a, E: Executor> {
     running: Cell<Option<TaskId>>,
     /// What the body that runs holds.
     granted: Cell<Claim>,
+    /// Where it was placed, if a policy placed it.
+    assigned: RefCell<Option<Arc<Assigned>>>,
+    /// How its devices ended, if it waited for them.
+    drained: RefCell<Option<Result<(), DeviceError>>>,
     completed: RefCell<Completed<E::Body>>,
 }
 
@@ -95,6 +101,8 @@ pub(super) fn main<E: Executor>(shared: &Arc<Shared<E>>) {
         seat: RefCell::new(None),
         running: Cell::default(),
         granted: Cell::default(),
+        assigned: RefCell::default(),
+        drained: RefCell::default(),
         completed: RefCell::default(),
     };
     let mut fresh = true;
@@ -198,7 +206,15 @@ impl<'a, E: Executor> Cx<'a, E> {
     /// Where the running task was placed, if a policy placed it.
     #[must_use]
     pub fn assigned(&self) -> Option<Arc<Assigned>> {
-        todo!()
+        self.assigned.borrow().clone()
+    }
+
+    /// The running task comes back from [`Step::Draining`]: whether its devices did all that it gave them.
+    ///
+    /// # Errors
+    /// The first error of a device.
+    pub fn drained(&self) -> Option<Result<(), DeviceError>> {
+        self.drained.borrow().clone()
     }
 
     pub(super) fn has_seat(&self) -> bool {
@@ -289,7 +305,7 @@ impl<'a, E: Executor> Cx<'a, E> {
                 self.trace_end(id, TraceEvent::Failed, &[], held_ns);
                 shared.graph.fail(id, &mut completed);
             }
-            Step::Draining(_) => todo!(),
+            Step::Draining(..) => todo!(),
             Step::Await(body, awaited) => {
                 self.trace_end(id, TraceEvent::Suspended, &awaited, held_ns);
                 n_ended = 0;
