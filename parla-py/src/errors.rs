@@ -1,6 +1,9 @@
 //! The package's exceptions, raised from Rust.
 
-use pyo3::exceptions::PyBaseException;
+use parla_data::DataError;
+use parla_device::DeviceError;
+use parla_sched::PlacingError;
+use pyo3::exceptions::{PyBaseException, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -31,6 +34,67 @@ exceptions! {
     dependency_failed = "DependencyFailed";
     /// Used outside a task or runtime.
     no_runtime = "InvalidSchedulerAccessException";
+    /// No device can run the task.
+    placement_error = "PlacementError";
+    /// A policy decided something impossible.
+    policy_error = "PolicyError";
+    /// A device refused or failed.
+    device_error = "DeviceError";
+    /// A memory is full.
+    device_out_of_memory = "DeviceOutOfMemory";
+}
+
+/// What a device said.
+pub(crate) fn device(py: Python<'_>, error: &DeviceError) -> PyErr {
+    let text = error.to_string();
+    match *error {
+        DeviceError::OutOfMemory {
+            requested,
+            free,
+            total,
+            ..
+        } => out_of_memory(py, &text, requested, free, total),
+        DeviceError::Lost { .. } | DeviceError::Driver { .. } | DeviceError::Bind { .. } => {
+            device_error(py, text)
+        }
+        // The others are requests of the user that make no sense.
+        _ => PyValueError::new_err(text),
+    }
+}
+
+/// Why data is not where it is wanted.
+pub(crate) fn data(py: Python<'_>, error: &DataError) -> PyErr {
+    match error {
+        DataError::Device(error) => device(py, error),
+        DataError::TooLarge {
+            needed, capacity, ..
+        } => out_of_memory(py, &error.to_string(), *needed, *capacity, *capacity),
+        DataError::OutOfMemory {
+            requested,
+            free,
+            capacity,
+            ..
+        } => out_of_memory(py, &error.to_string(), *requested, *free, *capacity),
+        _ => parla_error(py, error.to_string()),
+    }
+}
+
+/// Why a task cannot be placed.
+pub(crate) fn placing(py: Python<'_>, error: &PlacingError) -> PyErr {
+    match error {
+        PlacingError::Data(error) => data(py, error),
+        PlacingError::Policy { .. } => policy_error(py, error.to_string()),
+        _ => placement_error(py, error.to_string()),
+    }
+}
+
+fn out_of_memory(py: Python<'_>, text: &str, requested: u64, free: u64, total: u64) -> PyErr {
+    let error = device_out_of_memory(py, text);
+    for (name, bytes) in [("requested", requested), ("free", free), ("total", total)] {
+        // The text has the numbers, too; an error that takes no attributes stays as it is.
+        let _ = error.value(py).setattr(name, bytes);
+    }
+    error
 }
 
 /// Adds a note to an exception (PEP 678; by hand before Python 3.11). An exception that takes none stays without.

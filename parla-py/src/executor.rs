@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
 use parla_core::{Cancelled, TaskId};
+use parla_data::Store;
+use parla_device::Machine;
 use parla_sched::native::panic_text;
 use parla_sched::{Cx, Executor, Step};
 use pyo3::exceptions::{PyBaseException, PyStopIteration, PyTypeError};
@@ -35,6 +37,8 @@ pub(crate) struct PyExecutor {
     /// The process it was made in: a fork copies it without its threads.
     pub(crate) pid: u32,
     threads: Mutex<Vec<Arc<ThreadBook>>>,
+    /// What arrays have in the memories of the machine, once anybody has asked.
+    store: OnceLock<Arc<Store>>,
 }
 
 /// What others may know of a worker thread.
@@ -397,6 +401,16 @@ impl PyExecutor {
             pid: std::process::id(),
             ..Self::default()
         }
+    }
+
+    /// What arrays have in the memories of the machine, if this runtime moves any.
+    pub(crate) fn store(&self) -> Option<&Arc<Store>> {
+        self.store.get()
+    }
+
+    /// The machine, if this runtime moves data.
+    pub(crate) fn machine(&self) -> Option<&Arc<Machine>> {
+        self.store().map(|store| store.machine())
     }
 
     /// The threads that run bodies at this moment.

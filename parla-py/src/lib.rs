@@ -6,23 +6,33 @@
 //! | `task`, `space` | `Task`, `TaskID` and the native base of `TaskSpace` |
 //! | `runtime` | one open runtime: opening, waiting for the end, diagnosis |
 //! | `executor` | how a worker runs a body; coroutines |
+//! | `machine` | the machine of this process |
+//! | `array`, `keep` | coherent arrays over NumPy's memory, and how that is kept alive |
+//! | `device_block`, `stream` | devices' memory and streams in Python's hands |
+//! | `assignment` | what the running task has: devices, streams, operands in place |
 //! | `gil` | who holds the interpreter, who wants it, and when it changes hands |
 //! | `python` | the C API beyond the limited one, found at run time; cached imports |
 //!
 //! Rules of this crate: wait only while detached; hold no lock of ours across a call into Python, the drop of a Python
 //! reference included.
 
+mod array;
+mod assignment;
 mod awaiter;
 mod body;
+mod device_block;
 mod errors;
 mod executor;
 mod gil;
+mod keep;
 mod kernels;
 mod key;
+mod machine;
 mod python;
 mod runtime;
 mod space;
 mod spawn;
+mod stream;
 mod task;
 mod topology;
 
@@ -32,9 +42,17 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
+    use super::array::Array;
+    #[pymodule_export]
+    use super::assignment::{assignment, lend_task, set_current_slot};
+    #[pymodule_export]
     use super::awaiter::Awaiter;
     #[pymodule_export]
+    use super::device_block::{DeviceBlock, copy_strided, device_array};
+    #[pymodule_export]
     use super::kernels::{sleep_gil, sleep_nogil};
+    #[pymodule_export]
+    use super::machine::{configure_machine, machine};
     #[pymodule_export]
     use super::runtime::{
         Runtime, after_fork, before_fork, current_task, forget_all, set_finish_scope, stop_all,
@@ -43,6 +61,8 @@ mod _native {
     use super::space::{Space, TaskID};
     #[pymodule_export]
     use super::spawn::{Spawner, spawn};
+    #[pymodule_export]
+    use super::stream::Stream;
     #[pymodule_export]
     use super::task::{Task, TaskState};
     #[pymodule_export]

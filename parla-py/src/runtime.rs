@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parla_core::lock::Mutex;
 use parla_core::{Claim, TaskId, TraceEvent, Vcus};
+use parla_data::Store;
 use parla_sched::{Cx, Options, SpawnError, Task as Request, Waited};
 use pyo3::ffi;
 use pyo3::intern;
@@ -423,6 +424,16 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         Python::attach(|py| self.close(py));
     }
+}
+
+/// Whether any runtime is open in this process.
+pub(crate) fn is_any_open() -> bool {
+    !OPEN.lock().is_empty()
+}
+
+/// What arrays have in the memories of the runtime that this thread is in.
+pub(crate) fn store_of_this_thread() -> Option<Arc<Store>> {
+    of_this_thread()?.executor().store().cloned()
 }
 
 /// The task this thread runs, or None.

@@ -185,6 +185,7 @@ impl Spawner {
                 .map_or(body.name, |name| name.clone_ref(py)),
             origin: python::Origin::here(py),
             finish_scope: None,
+            uses: None,
         };
         let task = Task::pending(
             py,

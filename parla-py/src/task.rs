@@ -13,6 +13,7 @@ use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use crate::assignment::Uses;
 use crate::awaiter::Awaiter;
 use crate::body::Work;
 use crate::errors;
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) origin: Origin,
     /// Collects what this task spawns inside `async with finish():`.
     pub(crate) finish_scope: Option<Py<PyAny>>,
+    /// Operands and devices, of a task that has any.
+    pub(crate) uses: Option<Box<Uses>>,
 }
 
 #[derive(Default)]
@@ -159,9 +162,10 @@ impl Task {
         let dependencies = std::mem::take(&mut core.dependencies);
         let again = (core.again.take(), core.context.take());
         let scope = core.finish_scope.take();
+        let uses = core.uses.take();
         core.outcome = outcome;
         drop(core);
-        drop((work, dependencies, again, scope));
+        drop((work, dependencies, again, scope, uses));
     }
 
     /// The value, or the exception raised: for `await` and `result`. The task must have ended.

@@ -1,0 +1,173 @@
+//! Memory of devices in Python's hands: `DeviceBlock`, and copies between any two memories.
+
+use std::sync::Arc;
+
+use parla_core::{DeviceId, MachineModel};
+use parla_device::{Block, Copy, DeviceError, Machine, Place, Stream};
+use pyo3::exceptions::{PyMemoryError, PyValueError};
+use pyo3::prelude::*;
+use smallvec::SmallVec;
+
+use crate::array::extent;
+use crate::keep::Kept;
+use crate::{errors, keep, machine};
+
+/// A piece of a device's memory, given back when the last reference goes.
+#[pyclass(frozen, weakref, module = "parla._native")]
+pub(crate) struct DeviceBlock {
+    device: u32,
+    block: Arc<Block>,
+}
+
+impl DeviceBlock {
+    pub(crate) fn new(device: u32, block: Arc<Block>) -> Self {
+        Self { device, block }
+    }
+}
+
+#[pymethods]
+impl DeviceBlock {
+    /// Where it begins, in the address space of its device.
+    #[getter]
+    fn address(&self) -> usize {
+        self.block.address()
+    }
+
+    /// Its size in bytes.
+    #[getter]
+    fn nbytes(&self) -> u64 {
+        self.block.bytes()
+    }
+
+    /// The number of its device.
+    #[getter]
+    fn device(&self) -> u32 {
+        self.device
+    }
+
+    fn __repr__(&self) -> String {
+        let (address, bytes) = (self.block.address(), self.block.bytes());
+        format!(
+            "<DeviceBlock of {bytes} bytes at {address:#x} on device {}>",
+            self.device
+        )
+    }
+}
+
+/// Allocate memory for a dense array on a device, uninitialised.
+///
+/// Raises:
+///     DeviceOutOfMemory: with the bytes requested, free and there in all.
+///     DeviceError: the device is lost, or refuses.
+#[pyfunction]
+pub(crate) fn device_array(
+    py: Python<'_>,
+    device_number: u32,
+    shape: Vec<usize>,
+    itemsize: usize,
+) -> PyResult<DeviceBlock> {
+    let machine = machine::current(py)?;
+    let (id, device) = machine::device(&machine, device_number)?;
+    let bytes = shape
+        .iter()
+        .try_fold(itemsize, |bytes, &n| bytes.checked_mul(n))
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .ok_or_else(|| {
+            PyMemoryError::new_err(format!(
+                "an array of shape {shape:?} has more bytes than can be counted"
+            ))
+        })?;
+    let block = py
+        .detach(|| device.allocate(bytes))
+        .map_err(|error| errors::device(py, &error))?;
+    Ok(DeviceBlock::new(id.0, block))
+}
+
+/// Copy a box of elements from one memory to another, and wait until it is there. Strides are in bytes, one per dimension, and may be negative (or
+/// zero in the source). A device of None is the host's memory. `keep` stays alive meanwhile.
+///
+/// Raises:
+///     ValueError: shape and strides do not fit together, or there is no such device.
+///     DeviceError: a device refused or failed.
+#[pyfunction]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "two places and what lies between them"
+)]
+pub(crate) fn copy_strided(
+    py: Python<'_>,
+    dst_device: Option<u32>,
+    dst_address: usize,
+    dst_strides: Vec<isize>,
+    src_device: Option<u32>,
+    src_address: usize,
+    src_strides: Vec<isize>,
+    shape: Vec<usize>,
+    itemsize: usize,
+    keep: Py<PyAny>,
+) -> PyResult<()> {
+    for strides in [&dst_strides, &src_strides] {
+        if strides.len() != shape.len() {
+            return Err(PyValueError::new_err(format!(
+                "copy: {} strides for an array of {} dimensions",
+                strides.len(),
+                shape.len()
+            )));
+        }
+    }
+    if shape.contains(&0) || itemsize == 0 {
+        return Ok(());
+    }
+    let machine = machine::current(py)?;
+    let keep = Arc::new(Kept::new(keep));
+    let place = |device: Option<u32>, address: usize, strides: Vec<isize>| -> PyResult<_> {
+        let device = device
+            .map(|number| machine::device(&machine, number))
+            .transpose()?
+            .map(|(id, _)| id);
+        let (low, high) = extent(&shape, &strides, itemsize);
+        let block = Block::foreign(
+            address.wrapping_add_signed(low),
+            high.abs_diff(low) as u64,
+            Arc::clone(&keep),
+        );
+        let place = Place {
+            block: Arc::new(block),
+            offset: low.unsigned_abs(),
+            strides: SmallVec::from_vec(strides),
+            device: device.and_then(|id| machine.key(machine.model().memory_of(id))),
+        };
+        Ok((device, place))
+    };
+    let (to, destination) = place(dst_device, dst_address, dst_strides)?;
+    let (from, source) = place(src_device, src_address, src_strides)?;
+    let copy = Copy {
+        item: itemsize,
+        shape: SmallVec::from_slice(&shape),
+        source,
+        destination,
+    };
+    py.detach(|| {
+        let stream = stream_for(&machine, to, from)?;
+        stream.copy(copy)?;
+        stream.synchronize()
+    })
+    .map_err(|error| errors::device(py, &error))?;
+    drop(keep);
+    keep::drain(py);
+    Ok(())
+}
+
+/// A stream of the device whose memory takes part: the destination's, unless that is the host's.
+fn stream_for(
+    machine: &Machine,
+    to: Option<DeviceId>,
+    from: Option<DeviceId>,
+) -> Result<Arc<dyn Stream>, DeviceError> {
+    let has_own_memory = |id: &DeviceId| machine.model().memory_of(*id) != MachineModel::HOST;
+    let device = to
+        .filter(has_own_memory)
+        .or(from.filter(has_own_memory))
+        .unwrap_or(DeviceId(0));
+    machine.device(device).stream()
+}
