@@ -12,6 +12,9 @@
 #[cfg(not(loom))]
 mod admission;
 #[cfg(not(loom))]
+#[allow(dead_code, reason = "the runtime does not place tasks yet")]
+mod mapper;
+#[cfg(not(loom))]
 pub mod native;
 #[cfg(not(loom))]
 mod placing;

@@ -7,6 +7,21 @@ use parla_core::{DeviceId, MachineModel, TaskId};
 
 use crate::Placing;
 
+mod eager;
+mod ready;
+mod spec;
+
+pub use spec::{PolicyEntry, PolicyError, help, make};
+
+use spec::{Made, Settings};
+
+/// The policies that can be chosen by name; the first is the simplest.
+pub const POLICIES: &[PolicyEntry] = &[PolicyEntry {
+    name: "eager",
+    about: "first come, first served by priority, on the first choice that fits",
+    make: eager::make,
+}];
+
 /// What a policy may know. Read-only, and cheap to ask.
 pub trait View {
     /// Nanoseconds since the runtime started.
@@ -64,6 +79,6 @@ pub trait SchedulingPolicy: Send {
     /// A task that was placed has ended; `exec_ns`: how long its body ran.
     fn on_done(&mut self, _cx: &SchedCx<'_>, _task: TaskId, _devices: &[DeviceId], _exec_ns: u64) {}
 
-    /// A task that was pushed will never run: it was cancelled. It must not be popped any more.
+    /// A task will never run: it was cancelled after it was spawned, pushed or popped. It must not be popped any more.
     fn on_removed(&mut self, _cx: &SchedCx<'_>, _task: TaskId) {}
 }

@@ -85,6 +85,9 @@ pub enum PlacingError {
         /// What is too much.
         error: ClaimError,
     },
+    /// No choice can be understood; the reason of the first.
+    #[error("a choice of the task is wrong: {0}")]
+    Choice(String),
     /// Its data cannot be brought there.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -1,0 +1,346 @@
+//! The mapper: ready tasks in, decisions out.
+//!
+//! Pure: no lock, no clock. The runtime tells it what happens to tasks that have a [`Placing`]; it keeps the accounts (places, memory, compute
+//! units of every device), asks the [policy](SchedulingPolicy) and checks what that answers. A task goes through
+//!
+//! ```text
+//! spawned --ready--> pushed --assign--> placed --staged--> waiting --take_runnable--> running --ended--> (gone)
+//!                                                             ^                        |
+//!                                                             +--ready-- suspended <---+
+//! ```
+//!
+//! | | holds |
+//! |---|---|
+//! | placed to ended | the memory it claims, on all its devices or on none |
+//! | placed, waiting | a place on each exclusive device (a GPU): `depth` of them stage data ahead of those that run |
+//! | placed to ended, but not suspended | a place on each shared device (a CPU): `n_workers + depth` of them |
+//! | running | the compute units it claims of exclusive devices, of all at once or of none |
+//!
+//! Claims on shared devices are not in these accounts: the runtime's admission has them. A task that comes back after it was suspended has
+//! no place: otherwise parents that wait for their children could fill the places that these need.
+//!
+//! **Nobody starves.** A ready task that is first in order of service (priority, then first come) and was passed over [`PATIENCE`] times gets
+//! a reservation: the devices of one of its choices take nobody behind it any more, [`View::fits`](crate::policy::View::fits) is false for
+//! those. So every policy that returns tasks that fit is free of starvation, big claims and tasks on several devices included. The reservation
+//! ends when the task is placed, when the policy does not take it though it fits, or when waiting is of no use because those who hold what
+//! it needs are all suspended. Compute units are granted by the same rule.
+//!
+//! **No deadlock.** What a task gets it gets on all its devices at once, so nobody holds a part while it waits for another.
+//!
+//! **Priorities.** They order the policy's choice and then again who gets compute units. A task of low priority can be in the way
+//! of a higher one that became ready later only by what it was given already: its memory, and at most `depth` places a device.
+
+use std::sync::Arc;
+
+use parla_core::{Claim, DeviceId, MachineModel, TaskId};
+use smallvec::SmallVec;
+
+use crate::policy::SchedulingPolicy;
+use crate::{Placing, PlacingError};
+
+mod state;
+mod units;
+mod view;
+
+use state::State;
+use view::MapperView;
+
+/// How many later tasks may be served before one that is first in turn.
+pub(crate) const PATIENCE: u32 = 64;
+
+/// What the mapper asks about data and time.
+pub(crate) trait World {
+    /// Nanoseconds since the runtime started.
+    fn now(&self) -> u64;
+
+    /// Bytes to be copied before a task could run on those devices.
+    fn missing_bytes(&self, placing: &Placing, devices: &[DeviceId]) -> u64;
+
+    /// Nanoseconds that those copies take on idle links.
+    fn transfer_ns(&self, placing: &Placing, devices: &[DeviceId]) -> u64;
+}
+
+/// A decision that has been accounted for.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    /// The task.
+    pub(crate) task: TaskId,
+    /// Which of its choices.
+    pub(crate) choice: usize,
+    /// The devices of that choice.
+    pub(crate) devices: SmallVec<[DeviceId; 1]>,
+    /// Its claims; on exclusive devices those that state no `vcus` have become the whole device.
+    pub(crate) claims: SmallVec<[Claim; 1]>,
+    /// Which of the body's variants runs.
+    pub(crate) variant: u32,
+    /// What it asked for.
+    pub(crate) placing: Arc<Placing>,
+}
+
+/// A decision that cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PolicyFault {
+    /// The policy's name.
+    pub(crate) policy: String,
+    /// The task that cannot be placed because of it: the mapper has forgotten it, the runtime is to fail it. `None` where no task
+    /// is harmed: there is no such task, or it was placed before.
+    pub(crate) task: Option<TaskId>,
+    /// What the policy did: a verb and the rest.
+    pub(crate) fault: String,
+}
+
+impl From<PolicyFault> for PlacingError {
+    fn from(fault: PolicyFault) -> Self {
+        Self::Policy {
+            policy: fault.policy,
+            fault: fault.fault,
+        }
+    }
+}
+
+/// Ready tasks in, decisions out.
+pub(crate) struct Mapper {
+    policy: Box<dyn SchedulingPolicy>,
+    state: State,
+    /// Spawned, and the policy has not been told yet.
+    fresh: Vec<TaskId>,
+    /// Decisions that have not been handed out, because a fault came after them.
+    decided: Vec<Placed>,
+    /// Devices for which the policy returned something that is no task's fault; not asked again before something else happens.
+    distrusted: Vec<bool>,
+    /// The last [`assign`](Self::assign) had tasks to place and placed none, and nothing has happened since.
+    took_nothing: bool,
+    /// The last fault of the policy, for the message of a stall.
+    last_fault: Option<PolicyFault>,
+    steps: usize,
+}
+
+impl Mapper {
+    /// A mapper without tasks. `depth`: see [`Placement::depth`](crate::Placement::depth).
+    pub(crate) fn new(
+        model: Arc<MachineModel>,
+        policy: Box<dyn SchedulingPolicy>,
+        depth: usize,
+    ) -> Self {
+        let n_devices = model.devices.len();
+        Self {
+            policy,
+            state: State::new(model, depth),
+            fresh: Vec::new(),
+            decided: Vec::new(),
+            distrusted: vec![false; n_devices],
+            took_nothing: false,
+            last_fault: None,
+            steps: 0,
+        }
+    }
+
+    /// Whether at least one choice can ever be served.
+    ///
+    /// # Errors
+    /// What is wrong with the first choice, if all are impossible.
+    pub(crate) fn check(&self, placing: &Placing) -> Result<(), PlacingError> {
+        self.state.check(placing)
+    }
+
+    /// A task was spawned that passed [`check`](Self::check).
+    pub(crate) fn spawned(&mut self, id: TaskId, placing: Arc<Placing>, priority: i32) {
+        self.state.spawn(id, placing, priority);
+        self.fresh.push(id);
+        self.step();
+    }
+
+    /// A task is ready: for the first time, or again after it was [suspended](Self::suspended).
+    pub(crate) fn ready(&mut self, id: TaskId, world: &dyn World) {
+        self.happened(world);
+        if self.state.push(id) {
+            let view = MapperView::new(&self.state, world);
+            self.policy.push(&view, id);
+        } else {
+            self.state.resume(id);
+        }
+        self.step();
+    }
+
+    /// Offers the free places of every device to the policy until nobody takes any; the device with the least load goes first.
+    ///
+    /// # Errors
+    /// When the policy returns what cannot be done. Nothing is lost: decisions made before are returned by the next call, so call again.
+    pub(crate) fn assign(&mut self, world: &dyn World) -> Result<Vec<Placed>, PolicyFault> {
+        self.announce(world);
+        let mut refused = self.distrusted.clone();
+        while self.state.n_pushed() > 0 {
+            let Some(device) = self.state.neediest(&refused) else {
+                if self.state.end_idle_reservation() {
+                    refused.clone_from(&self.distrusted);
+                    continue;
+                }
+                break;
+            };
+            let view = MapperView::new(&self.state, world);
+            let Some(assignment) = self.policy.pop(&view, device) else {
+                refused[device.0 as usize] = true;
+                continue;
+            };
+            match self.state.place(assignment, device) {
+                Ok(placed) => {
+                    self.decided.push(placed);
+                    refused.clone_from(&self.distrusted);
+                }
+                Err((task, fault)) => return Err(self.fault(device, task, fault, world)),
+            }
+        }
+        self.took_nothing = self.decided.is_empty() && self.state.n_pushed() > 0;
+        self.step();
+        Ok(std::mem::take(&mut self.decided))
+    }
+
+    fn fault(
+        &mut self,
+        device: DeviceId,
+        task: Option<TaskId>,
+        fault: String,
+        world: &dyn World,
+    ) -> PolicyFault {
+        match task {
+            Some(task) => {
+                self.state.remove(task);
+                let view = MapperView::new(&self.state, world);
+                self.policy.on_removed(&view, task);
+            }
+            None => self.distrusted[device.0 as usize] = true,
+        }
+        let fault = PolicyFault {
+            policy: self.policy.name().to_owned(),
+            task,
+            fault,
+        };
+        self.last_fault = Some(fault.clone());
+        self.step();
+        fault
+    }
+
+    /// A placed task's data is there; it wants its compute units now.
+    pub(crate) fn staged(&mut self, id: TaskId) {
+        self.state.stage(id);
+        self.step();
+    }
+
+    /// The tasks whose compute units have been granted since the last call, in order of priority and then arrival; they count as running.
+    pub(crate) fn take_runnable(&mut self) -> Vec<(TaskId, i32)> {
+        let runnable = self.state.take_runnable();
+        if !runnable.is_empty() {
+            self.moved();
+        }
+        self.step();
+        runnable
+    }
+
+    /// A running task waits for others: its compute units are free, its memory is not.
+    pub(crate) fn suspended(&mut self, id: TaskId) {
+        self.state.suspend(id);
+        self.moved();
+        self.step();
+    }
+
+    /// A task has ended; `exec_ns`: how long it ran.
+    pub(crate) fn ended(&mut self, id: TaskId, exec_ns: u64, world: &dyn World) {
+        self.happened(world);
+        if let Some((devices, was_pushed)) = self.state.remove(id) {
+            let view = MapperView::new(&self.state, world);
+            if was_pushed {
+                self.policy.on_removed(&view, id);
+            } else {
+                self.policy.on_done(&view, id, &devices, exec_ns);
+            }
+        }
+        self.step();
+    }
+
+    /// A task will not run: it was cancelled before. Does nothing for tasks that it does not know (any more).
+    pub(crate) fn removed(&mut self, id: TaskId, world: &dyn World) {
+        self.happened(world);
+        if self.state.remove(id).is_some() {
+            let view = MapperView::new(&self.state, world);
+            self.policy.on_removed(&view, id);
+        }
+        self.step();
+    }
+
+    /// Whether tasks are ready, no placed task is going on (those that are suspended wait for others), and the last
+    /// [`assign`](Self::assign) took nothing, with nothing new since.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.took_nothing && self.state.n_active() == 0
+    }
+
+    /// What the policy did wrong last, if ever.
+    pub(crate) fn last_fault(&self) -> Option<&PolicyFault> {
+        self.last_fault.as_ref()
+    }
+
+    /// The policy's name.
+    pub(crate) fn policy(&self) -> &str {
+        self.policy.name()
+    }
+
+    /// Number of tasks that are ready and not placed.
+    pub(crate) fn ready_tasks(&self) -> usize {
+        self.state.n_pushed()
+    }
+
+    /// Per device, how many tasks are placed there and have not ended.
+    pub(crate) fn loads(&self) -> Vec<usize> {
+        self.state.loads()
+    }
+
+    /// Per device, how many tasks have begun to run there.
+    pub(crate) fn stats(&self) -> Vec<u64> {
+        self.state.stats()
+    }
+
+    /// Whether the accounts agree with the tasks.
+    ///
+    /// # Errors
+    /// The first disagreement.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        self.state.validate()
+    }
+
+    /// Something happened: places may be free, the policy may think otherwise.
+    fn happened(&mut self, world: &dyn World) {
+        self.announce(world);
+        self.moved();
+    }
+
+    fn moved(&mut self) {
+        self.took_nothing = false;
+        self.distrusted.fill(false);
+    }
+
+    fn announce(&mut self, world: &dyn World) {
+        if self.fresh.is_empty() {
+            return;
+        }
+        let fresh = std::mem::take(&mut self.fresh);
+        let view = MapperView::new(&self.state, world);
+        for id in fresh {
+            if self.state.is_spawned(id) {
+                self.policy.on_spawn(&view, id);
+            }
+        }
+    }
+
+    /// In debug builds, checks the accounts: after every step while there are few tasks, else so often that it costs a constant per step.
+    fn step(&mut self) {
+        if cfg!(debug_assertions) {
+            self.steps += 1;
+            let n_tasks = self.state.n_tasks();
+            if n_tasks < 64 || self.steps.is_multiple_of(n_tasks) {
+                assert_eq!(self.validate(), Ok(()), "the mapper's accounts");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

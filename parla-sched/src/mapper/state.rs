@@ -1,0 +1,635 @@
+//! The mapper's accounts: where each task is, and what is left of each device.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parla_core::{Claim, DeviceId, Ledger, MachineModel, TaskId, Vcus};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::units::{Needs, Units, UnitsTurn, units};
+use super::{PATIENCE, Placed};
+use crate::policy::Assignment;
+use crate::{Choice, Placing, PlacingError};
+
+mod validate;
+
+/// Order of service of ready tasks: higher priority first, then first come.
+type Turn = (Reverse<i32>, u64);
+
+/// Where a task is.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Not ready.
+    Spawned,
+    /// The policy has it; it has been passed over so often while it was the first in turn.
+    Pushed { turn: Turn, passed_over: u32 },
+    /// Its data is on the way.
+    Placed { choice: usize },
+    /// It wants its compute units.
+    Waiting {
+        choice: usize,
+        turn: UnitsTurn,
+        resumed: bool,
+    },
+    /// It has them.
+    Running { choice: usize },
+    /// It gave them back and waits for others.
+    Suspended { choice: usize },
+}
+
+impl Stage {
+    fn choice(self) -> Option<usize> {
+        match self {
+            Self::Spawned | Self::Pushed { .. } => None,
+            Self::Placed { choice }
+            | Self::Waiting { choice, .. }
+            | Self::Running { choice }
+            | Self::Suspended { choice } => Some(choice),
+        }
+    }
+
+    /// Whether a task at this stage takes one of the places of its devices.
+    fn has_place(self, exclusive: bool) -> bool {
+        match self {
+            Self::Placed { .. } | Self::Waiting { resumed: false, .. } => true,
+            Self::Waiting { resumed: true, .. } | Self::Running { .. } => !exclusive,
+            Self::Spawned | Self::Pushed { .. } | Self::Suspended { .. } => false,
+        }
+    }
+
+    /// Whether a task at this stage is placed and goes on without help.
+    fn is_active(self) -> bool {
+        self.choice().is_some() && !matches!(self, Self::Suspended { .. })
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    placing: Arc<Placing>,
+    priority: i32,
+    stage: Stage,
+}
+
+/// What is taken of one device, but for memory and units, which are in its ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Occupancy {
+    /// Tasks with a place.
+    places: usize,
+    /// Tasks placed and not ended.
+    load: usize,
+    /// Those of them that are not suspended.
+    active: usize,
+}
+
+#[derive(Debug)]
+struct DeviceAccount {
+    /// More are not placed here; those that resume may go beyond on shared devices.
+    n_places: usize,
+    now: Occupancy,
+    /// Tasks that have begun to run here.
+    n_tasks: u64,
+    /// When it was last given a task, in decisions.
+    last_given: u64,
+}
+
+/// Devices that wait for one task.
+#[derive(Debug)]
+struct Reservation {
+    task: TaskId,
+    turn: Turn,
+    choice: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    machine: Arc<MachineModel>,
+    tasks: FxHashMap<TaskId, Entry>,
+    /// Tasks that the policy has, in order of service.
+    pushed: BTreeMap<Turn, TaskId>,
+    devices: Vec<DeviceAccount>,
+    /// Memory and compute units of each device; nothing is ever taken from those of shared devices.
+    ledgers: Vec<Ledger>,
+    units: Units,
+    reservation: Option<Reservation>,
+    arrivals: u64,
+    decisions: u64,
+}
+
+impl State {
+    pub(super) fn new(machine: Arc<MachineModel>, depth: usize) -> Self {
+        let depth = depth.max(1);
+        let account = |device: &parla_core::DeviceModel| DeviceAccount {
+            n_places: if device.exclusive {
+                depth
+            } else {
+                depth.saturating_add(device.n_workers as usize)
+            },
+            now: Occupancy::default(),
+            n_tasks: 0,
+            last_given: 0,
+        };
+        let ledger = |device: &parla_core::DeviceModel| {
+            Ledger::new(Claim {
+                vcus: Vcus::WHOLE,
+                memory: machine.memories[device.memory.0 as usize].capacity,
+            })
+        };
+        Self {
+            devices: machine.devices.iter().map(account).collect(),
+            ledgers: machine.devices.iter().map(ledger).collect(),
+            tasks: FxHashMap::default(),
+            pushed: BTreeMap::new(),
+            units: Units::default(),
+            reservation: None,
+            arrivals: 0,
+            decisions: 0,
+            machine,
+        }
+    }
+
+    pub(super) fn check(&self, placing: &Placing) -> Result<(), PlacingError> {
+        let mut first = None;
+        for choice in &placing.choices {
+            match self.check_choice(choice) {
+                Ok(()) => return Ok(()),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| PlacingError::Choice("there is none to choose from".into())))
+    }
+
+    fn check_choice(&self, choice: &Choice) -> Result<(), PlacingError> {
+        if choice.devices.is_empty() {
+            return Err(PlacingError::Choice("it names no device".into()));
+        }
+        if choice.devices.len() != choice.claims.len() {
+            return Err(PlacingError::Choice(format!(
+                "it has {} devices and {} claims",
+                choice.devices.len(),
+                choice.claims.len()
+            )));
+        }
+        for (k, (&device, claim)) in choice.devices.iter().zip(&choice.claims).enumerate() {
+            let Some(model) = self.machine.devices.get(device.0 as usize) else {
+                return Err(PlacingError::Choice(format!(
+                    "there is no device {}, the machine has {}",
+                    device.0,
+                    self.machine.devices.len()
+                )));
+            };
+            if choice.devices[..k].contains(&device) {
+                return Err(PlacingError::Choice(format!(
+                    "it names {} twice",
+                    model.name
+                )));
+            }
+            self.ledgers[device.0 as usize]
+                .check(claim)
+                .map_err(|error| PlacingError::Claim {
+                    device: model.name.clone(),
+                    error,
+                })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn machine(&self) -> &MachineModel {
+        &self.machine
+    }
+
+    pub(super) fn n_tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    pub(super) fn n_pushed(&self) -> usize {
+        self.pushed.len()
+    }
+
+    /// Number of placed tasks that go on without help; one on two devices counts twice.
+    pub(super) fn n_active(&self) -> usize {
+        self.devices.iter().map(|device| device.now.active).sum()
+    }
+
+    pub(super) fn load(&self, device: DeviceId) -> usize {
+        self.devices
+            .get(device.0 as usize)
+            .map_or(0, |device| device.now.load)
+    }
+
+    pub(super) fn loads(&self) -> Vec<usize> {
+        self.devices.iter().map(|device| device.now.load).collect()
+    }
+
+    pub(super) fn stats(&self) -> Vec<u64> {
+        self.devices.iter().map(|device| device.n_tasks).collect()
+    }
+
+    pub(super) fn is_spawned(&self, id: TaskId) -> bool {
+        self.tasks.contains_key(&id)
+    }
+
+    /// What a task that has no devices yet asks for.
+    pub(super) fn unplaced(&self, id: TaskId) -> Option<&Placing> {
+        let entry = self.tasks.get(&id)?;
+        entry
+            .stage
+            .choice()
+            .is_none()
+            .then_some(entry.placing.as_ref())
+    }
+
+    pub(super) fn priority(&self, id: TaskId) -> i32 {
+        self.tasks.get(&id).map_or(0, |entry| entry.priority)
+    }
+
+    pub(super) fn spawn(&mut self, id: TaskId, placing: Arc<Placing>, priority: i32) {
+        let entry = Entry {
+            placing,
+            priority,
+            stage: Stage::Spawned,
+        };
+        let before = self.tasks.insert(id, entry);
+        debug_assert!(before.is_none(), "{id} was spawned before");
+    }
+
+    /// Whether it was not ready before, and is now.
+    pub(super) fn push(&mut self, id: TaskId) -> bool {
+        let Some(entry) = self.tasks.get_mut(&id) else {
+            return false;
+        };
+        if !matches!(entry.stage, Stage::Spawned) {
+            return false;
+        }
+        let turn = (Reverse(entry.priority), self.arrivals);
+        self.arrivals += 1;
+        entry.stage = Stage::Pushed {
+            turn,
+            passed_over: 0,
+        };
+        self.pushed.insert(turn, id);
+        true
+    }
+
+    /// Whether a choice of a pushed task could be placed now.
+    pub(super) fn fits(&self, id: TaskId, choice: usize) -> bool {
+        let Some(Entry { placing, stage, .. }) = self.tasks.get(&id) else {
+            return false;
+        };
+        let (Stage::Pushed { turn, .. }, Some(choice)) = (stage, placing.choices.get(choice))
+        else {
+            return false;
+        };
+        self.choice_fits(choice) && !self.is_barred(*turn, choice)
+    }
+
+    fn choice_fits(&self, choice: &Choice) -> bool {
+        // A choice that can never be served never fits: it may have fewer claims than devices, or devices that are not there.
+        let is_free = |(&device, claim): (&DeviceId, &Claim)| {
+            let number = device.0 as usize;
+            self.devices.get(number).is_some_and(|account| {
+                account.now.places < account.n_places
+                    && self.ledgers[number].fits(&self.memory(device, claim))
+                    && claim.vcus <= Vcus::WHOLE
+            })
+        };
+        choice.devices.len() == choice.claims.len()
+            && choice.devices.iter().zip(&choice.claims).all(is_free)
+            && self.check_choice(choice).is_ok()
+    }
+
+    fn is_barred(&self, turn: Turn, choice: &Choice) -> bool {
+        self.reservation.as_ref().is_some_and(|reservation| {
+            reservation.turn < turn
+                && self
+                    .reserved_choice(reservation)
+                    .is_some_and(|reserved| share_device(reserved, &choice.devices))
+        })
+    }
+
+    fn reserved_choice(&self, reservation: &Reservation) -> Option<&Choice> {
+        let entry = self.tasks.get(&reservation.task)?;
+        entry.placing.choices.get(reservation.choice)
+    }
+
+    /// The device with a free place that has least to do for its size; of equal ones that which waited longest for a task.
+    pub(super) fn neediest(&self, refused: &[bool]) -> Option<DeviceId> {
+        let workers = |number: usize| u64::from(self.machine.devices[number].n_workers.max(1));
+        let load = |number: usize| self.devices[number].now.load as u64;
+        (0..self.devices.len())
+            .filter(|&number| {
+                let account = &self.devices[number];
+                !refused[number] && account.now.places < account.n_places
+            })
+            .min_by(|&a, &b| {
+                let (load_a, load_b) = (load(a) * workers(b), load(b) * workers(a));
+                let last = |number: usize| self.devices[number].last_given;
+                load_a.cmp(&load_b).then(last(a).cmp(&last(b)))
+            })
+            .and_then(|number| u32::try_from(number).ok())
+            .map(DeviceId)
+    }
+
+    /// Carries a decision out, if it can be.
+    ///
+    /// # Errors
+    /// What the policy did wrong, and the task to which it did so.
+    pub(super) fn place(
+        &mut self,
+        assignment: Assignment,
+        offered: DeviceId,
+    ) -> Result<Placed, (Option<TaskId>, String)> {
+        let Assignment { task: id, choice } = assignment;
+        let Some(entry) = self.tasks.get(&id) else {
+            return Err((
+                None,
+                format!("assigned {id}, which is not there (any more)"),
+            ));
+        };
+        let turn = match entry.stage {
+            Stage::Pushed { turn, .. } => turn,
+            Stage::Spawned => {
+                return Err((None, format!("assigned {id}, which is not ready yet")));
+            }
+            _ => return Err((None, format!("assigned {id} twice"))),
+        };
+        let Some(chosen) = entry.placing.choices.get(choice) else {
+            let n_choices = entry.placing.choices.len();
+            return Err((
+                Some(id),
+                format!("assigned {id} by its choice {choice}, of which it has {n_choices}"),
+            ));
+        };
+        if !chosen.devices.contains(&offered) {
+            let offered = &self.machine.device(offered).name;
+            return Err((
+                Some(id),
+                format!("assigned {id} by its choice {choice}, which is without {offered}"),
+            ));
+        }
+        if !self.fits(id, choice) {
+            return Err((
+                Some(id),
+                format!("assigned {id} by its choice {choice}, which does not fit now"),
+            ));
+        }
+        let placing = Arc::clone(&entry.placing);
+        let chosen = &placing.choices[choice];
+        self.pushed.remove(&turn);
+        if self.reservation.as_ref().is_some_and(|r| r.task == id) {
+            self.reservation = None;
+        }
+        let claims: SmallVec<[Claim; 1]> = (chosen.devices.iter().zip(&chosen.claims))
+            .map(|(&device, claim)| self.effective(device, claim))
+            .collect();
+        self.decisions += 1;
+        for (&device, claim) in chosen.devices.iter().zip(&claims) {
+            let memory = self.memory(device, claim);
+            let granted = self.ledgers[device.0 as usize].try_claim(&memory);
+            debug_assert!(granted, "it fitted a moment ago");
+            self.devices[device.0 as usize].last_given = self.decisions;
+        }
+        self.set_stage(id, Stage::Placed { choice });
+        self.passed_over(turn, &chosen.devices);
+        Ok(Placed {
+            task: id,
+            choice,
+            devices: chosen.devices.clone(),
+            claims,
+            variant: chosen.variant,
+            placing,
+        })
+    }
+
+    /// A task of that turn got those devices; whoever is first in turn has been passed over, if it could have used one of them.
+    fn passed_over(&mut self, turn: Turn, devices: &[DeviceId]) {
+        let Some((&first_turn, &first)) = self.pushed.first_key_value() else {
+            return;
+        };
+        let Some(entry) = self.tasks.get_mut(&first) else {
+            return;
+        };
+        let Stage::Pushed { passed_over, .. } = &mut entry.stage else {
+            return;
+        };
+        let choices = &entry.placing.choices;
+        if first_turn > turn || !choices.iter().any(|choice| share_device(choice, devices)) {
+            return;
+        }
+        *passed_over += 1;
+        if *passed_over < PATIENCE || self.reservation.is_some() {
+            return;
+        }
+        let placing = Arc::clone(&entry.placing);
+        let choices = || placing.choices.iter().enumerate();
+        let choice = choices()
+            .find(|(_, choice)| self.choice_fits(choice))
+            .or_else(|| choices().find(|(_, choice)| self.check_choice(choice).is_ok()));
+        self.reservation = choice.map(|(choice, _)| Reservation {
+            task: first,
+            turn: first_turn,
+            choice,
+        });
+    }
+
+    /// After all devices were offered in vain: ends a reservation that the policy does not use though it could, or that waits for
+    /// suspended tasks. Returns whether it did, so that the devices may be offered again.
+    pub(super) fn end_idle_reservation(&mut self) -> bool {
+        let Some(reservation) = &self.reservation else {
+            return false;
+        };
+        let waits = self.reserved_choice(reservation).is_some_and(|choice| {
+            let is_busy = |device: &DeviceId| self.devices[device.0 as usize].now.active > 0;
+            !self.choice_fits(choice) && choice.devices.iter().any(is_busy)
+        });
+        if !waits {
+            self.end_reservation();
+        }
+        !waits
+    }
+
+    fn end_reservation(&mut self) {
+        let Some(Reservation { task, .. }) = self.reservation.take() else {
+            return;
+        };
+        if let Some(entry) = self.tasks.get_mut(&task)
+            && let Stage::Pushed { passed_over, .. } = &mut entry.stage
+        {
+            *passed_over = 0;
+        }
+    }
+
+    /// A placed task's data is there.
+    pub(super) fn stage(&mut self, id: TaskId) {
+        if let Some(entry) = self.tasks.get(&id)
+            && let Stage::Placed { choice } = entry.stage
+        {
+            self.want_units(id, choice, false);
+        }
+    }
+
+    /// A suspended task goes on.
+    pub(super) fn resume(&mut self, id: TaskId) {
+        if let Some(entry) = self.tasks.get(&id)
+            && let Stage::Suspended { choice } = entry.stage
+        {
+            self.want_units(id, choice, true);
+        }
+    }
+
+    fn want_units(&mut self, id: TaskId, choice: usize, resumed: bool) {
+        let priority = self.priority(id);
+        let needs = self.needs(id, choice);
+        let turn = self.units.push(id, priority, resumed, needs);
+        self.set_stage(
+            id,
+            Stage::Waiting {
+                choice,
+                turn,
+                resumed,
+            },
+        );
+    }
+
+    pub(super) fn take_runnable(&mut self) -> Vec<(TaskId, i32)> {
+        let mut granted = Vec::new();
+        while let Some((turn, id)) = self.units.grant(&mut self.ledgers) {
+            granted.push((turn, id));
+        }
+        granted.sort_unstable();
+        let mut runnable = Vec::with_capacity(granted.len());
+        for (_, id) in granted {
+            let Some(Entry {
+                stage: Stage::Waiting {
+                    choice, resumed, ..
+                },
+                priority,
+                placing,
+            }) = self.tasks.get(&id)
+            else {
+                debug_assert!(false, "{id} does not wait for units");
+                continue;
+            };
+            let (choice, resumed) = (*choice, *resumed);
+            runnable.push((id, *priority));
+            if !resumed {
+                for device in &placing.choices[choice].devices {
+                    self.devices[device.0 as usize].n_tasks += 1;
+                }
+            }
+            self.set_stage(id, Stage::Running { choice });
+        }
+        runnable
+    }
+
+    pub(super) fn suspend(&mut self, id: TaskId) {
+        if let Some(entry) = self.tasks.get(&id)
+            && let Stage::Running { choice } = entry.stage
+        {
+            self.release_units(id, choice);
+            self.set_stage(id, Stage::Suspended { choice });
+        }
+    }
+
+    /// Forgets a task and gives back all it holds. Returns the devices where it was placed, and whether the policy has it.
+    pub(super) fn remove(&mut self, id: TaskId) -> Option<(SmallVec<[DeviceId; 1]>, bool)> {
+        let stage = self.tasks.get(&id)?.stage;
+        match stage {
+            Stage::Pushed { turn, .. } => {
+                self.pushed.remove(&turn);
+            }
+            Stage::Waiting { choice, turn, .. } => {
+                let needs = self.needs(id, choice);
+                self.units.remove(turn, &needs);
+            }
+            Stage::Running { choice } => self.release_units(id, choice),
+            Stage::Spawned | Stage::Placed { .. } | Stage::Suspended { .. } => {}
+        }
+        if self.reservation.as_ref().is_some_and(|r| r.task == id) {
+            self.reservation = None;
+        }
+        self.set_stage(id, Stage::Spawned);
+        let entry = self.tasks.remove(&id)?;
+        let Some(choice) = stage.choice() else {
+            return Some((SmallVec::new(), true));
+        };
+        let choice = &entry.placing.choices[choice];
+        for (&device, claim) in choice.devices.iter().zip(&choice.claims) {
+            let memory = self.memory(device, claim);
+            self.ledgers[device.0 as usize].release(&memory);
+        }
+        Some((choice.devices.clone(), false))
+    }
+
+    fn release_units(&mut self, id: TaskId, choice: usize) {
+        for (device, vcus) in self.needs(id, choice) {
+            self.ledgers[device.0 as usize].release(&units(vcus));
+        }
+    }
+
+    /// Moves a task to another stage, and its places with it; memory and units are the caller's.
+    fn set_stage(&mut self, id: TaskId, to: Stage) {
+        let Some(entry) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let from = std::mem::replace(&mut entry.stage, to);
+        for (stage, is_new) in [(from, false), (to, true)] {
+            let Some(choice) = stage.choice() else {
+                continue;
+            };
+            for &device in &entry.placing.choices[choice].devices {
+                let exclusive = self.machine.device(device).exclusive;
+                let now = &mut self.devices[device.0 as usize].now;
+                now.count(stage, exclusive, is_new);
+            }
+        }
+    }
+
+    fn needs(&self, id: TaskId, choice: usize) -> Needs {
+        let Some(entry) = self.tasks.get(&id) else {
+            return Needs::new();
+        };
+        let choice = &entry.placing.choices[choice];
+        (choice.devices.iter().zip(&choice.claims))
+            .filter(|(device, _)| self.machine.device(**device).exclusive)
+            .map(|(&device, claim)| (device, self.effective(device, claim).vcus))
+            .collect()
+    }
+
+    /// What a claim comes to: on an exclusive device no stated units are all of them.
+    fn effective(&self, device: DeviceId, claim: &Claim) -> Claim {
+        let whole = self.machine.device(device).exclusive && claim.vcus == Vcus(0);
+        Claim {
+            vcus: if whole { Vcus::WHOLE } else { claim.vcus },
+            memory: claim.memory,
+        }
+    }
+
+    /// The memory of a claim that is accounted for here.
+    fn memory(&self, device: DeviceId, claim: &Claim) -> Claim {
+        let exclusive = self.machine.device(device).exclusive;
+        Claim {
+            vcus: Vcus(0),
+            memory: if exclusive { claim.memory } else { 0 },
+        }
+    }
+}
+
+impl Occupancy {
+    /// Adds a task at that stage, or takes it out.
+    fn count(&mut self, stage: Stage, exclusive: bool, is_new: bool) {
+        let step = |count: &mut usize, counts: bool| match (counts, is_new) {
+            (false, _) => {}
+            (true, true) => *count += 1,
+            (true, false) => *count -= 1,
+        };
+        step(&mut self.places, stage.has_place(exclusive));
+        step(&mut self.load, stage.choice().is_some());
+        step(&mut self.active, stage.is_active());
+    }
+}
+
+fn share_device(choice: &Choice, devices: &[DeviceId]) -> bool {
+    choice.devices.iter().any(|device| devices.contains(device))
+}
