@@ -92,6 +92,13 @@ pub enum DeviceError {
         reason: String,
     },
 
+    /// Simulated GPUs that cannot be made.
+    #[error("simulated GPUs: {problem}")]
+    SimulatedGpus {
+        /// What is wrong with what was asked for.
+        problem: String,
+    },
+
     /// A file that describes devices cannot be used.
     #[error("device file {path}: {problem}")]
     DeviceFile {

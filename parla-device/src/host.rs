@@ -1,13 +1,16 @@
 //! The host backend: this machine's CPUs as devices.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::backend::{Backend, Block, Device, Stream};
+use crate::backend::{Backend, Block, Copy, Device, Event, Stream};
 use crate::error::DeviceError;
+use crate::heap::Account;
 use crate::memory::available_memory;
+use crate::queue::{Engines, Lane, Operation, Queues, Work};
 use crate::topology::{Core, Topology};
 
-mod options;
+pub(crate) mod options;
 
 pub use options::{CpuArchitecture, HostOptions, MAX_WORKERS};
 
@@ -27,6 +30,8 @@ pub struct HostDevice {
     // Never empty.
     cores: Vec<Core>,
     memory: u64,
+    account: Arc<Account>,
+    queues: Arc<Queues>,
 }
 
 impl HostBackend {
@@ -82,9 +87,15 @@ impl HostBackend {
         if share == 0 {
             return Err(DeviceError::NoMemory { memory, n_devices });
         }
+        let name = |index| format!("cpu:{index}");
+        // Streams of the host have no engines: each goes on as fast as a thread can.
+        let queues = Queues::new("cpu", (0..n_devices).map(name).collect(), 0);
+        let queues = Arc::new(queues);
         let device = |(index, position): (u32, usize)| HostDevice {
             index,
-            name: format!("cpu:{index}"),
+            name: name(position),
+            account: Account::new(&name(position), share),
+            queues: Arc::clone(&queues),
             n_workers: n_workers / n_devices,
             cores: match options.architecture {
                 CpuArchitecture::Whole => cores.clone(),
@@ -162,7 +173,7 @@ impl Device for HostDevice {
     }
 
     fn memory_used(&self) -> u64 {
-        0
+        self.account.used()
     }
 
     fn host_access(&self) -> bool {
@@ -174,21 +185,64 @@ impl Device for HostDevice {
     }
 
     fn allocate(&self, bytes: u64) -> Result<Arc<Block>, DeviceError> {
-        Err(self.not_yet("allocate", bytes))
+        self.account.allocate(bytes, None)
     }
 
     fn stream(&self) -> Result<Arc<dyn Stream>, DeviceError> {
-        Err(self.not_yet("stream", 0))
+        let lane = self.queues.open(self.index as usize)?;
+        Ok(Arc::new(HostStream(lane)))
+    }
+
+    fn failure(&self) -> Option<DeviceError> {
+        self.queues.failure(self.index as usize)
     }
 }
 
-impl HostDevice {
-    fn not_yet(&self, call: &'static str, _bytes: u64) -> DeviceError {
-        DeviceError::Driver {
-            device: self.name.clone(),
-            call,
-            reason: "not built yet".to_owned(),
+/// A stream of the host: a thread does what is on it, one after the other.
+#[derive(Debug)]
+struct HostStream(Lane);
+
+impl HostStream {
+    fn push(&self, work: Work) -> Result<(), DeviceError> {
+        self.0.push(Operation {
+            work,
+            engines: Engines::new(),
+            busy: Duration::ZERO,
+            loses: None,
+        })
+    }
+}
+
+impl Stream for HostStream {
+    fn copy(&self, copy: Copy) -> Result<(), DeviceError> {
+        for place in [&copy.source, &copy.destination] {
+            if let Some((architecture, index)) = place.device.filter(|key| key.0 != "cpu") {
+                return Err(DeviceError::Driver {
+                    device: self.0.device_name().to_owned(),
+                    call: "copy",
+                    reason: format!(
+                        "copies to and from {architecture}:{index} belong on a stream of that device"
+                    ),
+                });
+            }
         }
+        self.push(Work::Copy(Box::new(copy)))
+    }
+
+    fn launch(&self, kernel: Box<dyn FnOnce() + Send>, _busy_ns: u64) -> Result<(), DeviceError> {
+        self.push(Work::Kernel(kernel))
+    }
+
+    fn record(&self) -> Result<Arc<dyn Event>, DeviceError> {
+        self.0.record()
+    }
+
+    fn wait(&self, event: &Arc<dyn Event>) -> Result<(), DeviceError> {
+        self.0.wait(event)
+    }
+
+    fn is_idle(&self) -> Result<bool, DeviceError> {
+        self.0.is_idle()
     }
 }
 

@@ -26,11 +26,16 @@
 mod affinity;
 mod backend;
 mod cgroup;
+mod copy;
 mod error;
 mod files;
+mod heap;
 mod host;
 mod machine;
 mod memory;
+mod options;
+mod queue;
+mod sim;
 mod topology;
 
 pub use affinity::bind_current_thread;
@@ -41,4 +46,8 @@ pub use error::DeviceError;
 pub use host::{CpuArchitecture, HostBackend, HostDevice, HostOptions, MAX_WORKERS};
 pub use machine::{Machine, Part};
 pub use memory::available_memory;
+pub use options::{Gpus, MachineOptions};
+pub use sim::{
+    Fault, FaultKind, MAX_SIM_GPUS, SIM_FILL, SimBackend, SimDevice, SimLinks, SimOptions,
+};
 pub use topology::{Core, NumaNode, Source, Topology};

@@ -5,6 +5,10 @@ use std::sync::Arc;
 use parla_core::{DeviceId, DeviceModel, Link, MachineModel, MemoryId, MemoryModel};
 
 use crate::backend::{Backend, Device, DeviceKey};
+use crate::error::DeviceError;
+use crate::host::HostBackend;
+use crate::options::{Gpus, MachineOptions};
+use crate::sim::{SimBackend, SimLinks};
 
 /// The devices of all backends behind one numbering.
 #[derive(Debug)]
@@ -14,6 +18,15 @@ pub struct Machine {
     devices: Vec<Arc<dyn Device>>,
     // By DeviceId.
     keys: Vec<DeviceKey>,
+    no_gpu: Option<String>,
+    sim: Option<Arc<SimBackend>>,
+}
+
+const SIMULATE: &str = "set PARLA_SIM_GPUS=2 to simulate two";
+
+/// Why there is no real GPU.
+fn no_real_gpu() -> String {
+    "this build of Parla has no backend for real GPUs".to_owned()
 }
 
 /// What a machine is assembled from, for one backend.
@@ -87,7 +100,70 @@ impl Machine {
             model: Arc::new(model),
             devices,
             keys,
+            no_gpu: None,
+            sim: None,
         }
+    }
+
+    /// The devices of this process: its CPUs, and GPUs, which are simulated if the options say so, else those that are found.
+    ///
+    /// # Errors
+    /// Options that cannot be met. That no GPU is found is none: [`unavailable`](Self::unavailable) says why.
+    pub fn probe(options: &MachineOptions) -> Result<Self, DeviceError> {
+        let host = HostBackend::probe(&options.host)?;
+        let workers =
+            |device: &Arc<crate::HostDevice>| u32::try_from(device.n_workers()).unwrap_or(u32::MAX);
+        let workers: Vec<u32> = host.host_devices().iter().map(workers).collect();
+        let cpus = Part {
+            backend: &host,
+            n_workers: &workers,
+            in_host_memory: true,
+        };
+        match &options.gpus {
+            Gpus::Simulated(options) => {
+                let sim = Arc::new(SimBackend::new(options)?);
+                let gpus = Part {
+                    backend: &*sim,
+                    n_workers: &[],
+                    in_host_memory: false,
+                };
+                let link = |from: MemoryId, to: MemoryId| {
+                    // Memory 0 is the host's, each GPU has the next.
+                    options
+                        .links
+                        .between(from.0.checked_sub(1), to.0.checked_sub(1))
+                };
+                let mut machine = Self::assemble(&[cpus, gpus], link);
+                machine.no_gpu = sim.unavailable();
+                machine.sim = Some(sim);
+                Ok(machine)
+            }
+            Gpus::Real => {
+                let link = |_, _| SimLinks::default().between(None, None);
+                let mut machine = Self::assemble(&[cpus], link);
+                machine.no_gpu = Some(format!("{}; {SIMULATE}", no_real_gpu()));
+                Ok(machine)
+            }
+        }
+    }
+
+    /// Why there are no devices of an architecture, for people; `None` if there are some.
+    #[must_use]
+    pub fn unavailable(&self, architecture: &str) -> Option<String> {
+        let devices = &self.model.devices;
+        if devices.iter().any(|d| d.architecture == architecture) {
+            return None;
+        }
+        match (architecture, &self.no_gpu) {
+            ("gpu", Some(reason)) => Some(reason.clone()),
+            _ => Some(format!("this machine has no devices called {architecture}")),
+        }
+    }
+
+    /// The simulated GPUs, to inject faults, if that is what this machine has.
+    #[must_use]
+    pub fn sim(&self) -> Option<&Arc<SimBackend>> {
+        self.sim.as_ref()
     }
 
     /// Devices, memories and links as data.
@@ -134,3 +210,6 @@ impl Machine {
         self.model.device_ids().find(wanted)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,7 @@ impl HostOptions {
 }
 
 /// Looks a variable up and parses it; `Ok(None)` when it is not set.
-fn parse<T>(
+pub(crate) fn parse<T>(
     lookup: impl Fn(&str) -> Option<String>,
     name: &'static str,
     allowed: &'static str,
@@ -111,7 +111,7 @@ fn parse_architecture(text: &str) -> Option<CpuArchitecture> {
     }
 }
 
-fn parse_bytes(text: &str) -> Option<u64> {
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

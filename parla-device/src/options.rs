@@ -1,0 +1,192 @@
+//! What the user asked of the machine: its CPUs, and which GPUs, real or simulated. Environment variables say it.
+
+use std::env;
+
+use parla_core::Link;
+
+use crate::error::DeviceError;
+use crate::host::HostOptions;
+use crate::host::options::{parse, parse_bytes};
+use crate::sim::{MAX_SIM_GPUS, SimLinks, SimOptions};
+
+/// How to make the devices of this process. The default leaves everything to the machine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MachineOptions {
+    /// The CPUs.
+    pub host: HostOptions,
+    /// The GPUs.
+    pub gpus: Gpus,
+}
+
+/// Which GPUs there are; never real and simulated ones together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Gpus {
+    /// Those that are found, perhaps none.
+    #[default]
+    Real,
+    /// These.
+    Simulated(SimOptions),
+}
+
+const LINK_ALLOWED: &str = "settings such as \"latency=10us,bandwidth=12GB/s,peer=48GB/s\" (peer=none: through the host), also peer_latency and inside";
+const FAULTS_ALLOWED: &str = "rules such as \"gpu:0 alloc=3; gpu:* copy=2+; gpu:1 lose=40\" for GPUs that PARLA_SIM_GPUS makes";
+
+impl MachineOptions {
+    /// Reads the options from environment variables, of which `lookup` gives the value if it is set. Those of the CPUs are
+    /// [those of `HostOptions`](HostOptions::from_env).
+    ///
+    /// | variable | value |
+    /// |---|---|
+    /// | `PARLA_SIM_GPUS` | number of simulated GPUs, up to [`MAX_SIM_GPUS`]; 0 or empty: real ones, if there are any |
+    /// | `PARLA_SIM_GPU_MEM` | bytes of memory of each (`2G` unless set), or one number per GPU with commas between |
+    /// | `PARLA_SIM_LINK` | `latency` and `bandwidth` to and from the host, `peer` bandwidth (or `none`) and `peer_latency` between GPUs, `inside` bandwidth; see [`SimLinks`] for what is not set |
+    /// | `PARLA_SIM_TIME` | `0`: simulated GPUs are as fast as possible; `1`: they take the time of the model |
+    /// | `PARLA_SIM_FAULTS` | what is to go wrong, see [`SimOptions::add_faults`] |
+    ///
+    /// # Errors
+    /// [`DeviceError::BadVariable`] for a value that is none of these. Of simulated GPUs that are not asked for nothing is read.
+    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, DeviceError> {
+        let host = HostOptions::from_env(&lookup)?;
+        let count = parse_set(
+            &lookup,
+            "PARLA_SIM_GPUS",
+            "a whole number from 0 to 32",
+            |text| text.parse().ok().filter(|&n: &usize| n <= MAX_SIM_GPUS),
+        )?;
+        let gpus = match count {
+            None | Some(0) => Gpus::Real,
+            Some(n_gpus) => Gpus::Simulated(simulated(SimOptions::new(n_gpus), &lookup)?),
+        };
+        Ok(Self { host, gpus })
+    }
+
+    /// Reads the options from this process's environment.
+    ///
+    /// # Errors
+    /// As [`from_env`](Self::from_env). A value that is not UTF-8 is an error like any other bad value.
+    pub fn from_process_env() -> Result<Self, DeviceError> {
+        // Replacement characters occur in no allowed value.
+        Self::from_env(|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    }
+}
+
+/// Simulated GPUs, with what the environment says about them.
+fn simulated(
+    mut sim: SimOptions,
+    lookup: &impl Fn(&str) -> Option<String>,
+) -> Result<SimOptions, DeviceError> {
+    let n_gpus = sim.memory.len();
+    let memory = parse_set(
+        lookup,
+        "PARLA_SIM_GPU_MEM",
+        "a whole number of bytes above 0, such as 512MiB or 2G, or one for each simulated GPU with commas between",
+        |text| {
+            let each: Option<Vec<u64>> = text.split(',').map(|n| parse_bytes(n.trim())).collect();
+            match each?.as_slice() {
+                [all] => Some(vec![*all; n_gpus]),
+                each if each.len() == n_gpus => Some(each.to_vec()),
+                _ => None,
+            }
+        },
+    )?;
+    sim.memory = memory.unwrap_or(sim.memory);
+    let links = parse_set(lookup, "PARLA_SIM_LINK", LINK_ALLOWED, |text| {
+        parse_links(text, &sim.links)
+    })?;
+    sim.links = links.unwrap_or(sim.links);
+    let timed = parse_set(lookup, "PARLA_SIM_TIME", "0 or 1", |text| match text {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    })?;
+    sim.timed = timed.unwrap_or(sim.timed);
+    let faults = parse_set(lookup, "PARLA_SIM_FAULTS", FAULTS_ALLOWED, |text| {
+        let mut sim = sim.clone();
+        sim.add_faults(text).ok().map(|()| sim.faults)
+    })?;
+    sim.faults = faults.unwrap_or(sim.faults);
+    Ok(sim)
+}
+
+/// As `parse`, for variables that may be empty, which is as if they were not set.
+fn parse_set<T>(
+    lookup: impl Fn(&str) -> Option<String>,
+    name: &'static str,
+    allowed: &'static str,
+    parser: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, DeviceError> {
+    let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
+    parse(lookup, name, allowed, parser)
+}
+
+/// Changes `links` as `latency=10us,bandwidth=12GB/s,peer=none` says.
+fn parse_links(text: &str, links: &SimLinks) -> Option<SimLinks> {
+    let mut links = links.clone();
+    // What peers have unless it is said follows the link to the host.
+    let (mut bandwidth, mut latency) = (Some(None), None);
+    for setting in text.split(',') {
+        let (key, value) = setting.split_once('=')?;
+        let value = value.trim();
+        match key.trim() {
+            "latency" => links.host.latency_ns = parse_time(value)?,
+            "bandwidth" => links.host.bytes_per_second = parse_rate(value)?,
+            "inside" => links.inside.bytes_per_second = parse_rate(value)?,
+            "peer_latency" => latency = Some(parse_time(value)?),
+            "peer" if value == "none" => bandwidth = None,
+            "peer" => bandwidth = Some(Some(parse_rate(value)?)),
+            _ => return None,
+        }
+    }
+    links.peer = bandwidth.map(|bandwidth| Link {
+        latency_ns: latency.unwrap_or(links.host.latency_ns),
+        bytes_per_second: bandwidth.unwrap_or(links.host.bytes_per_second),
+        direct: true,
+    });
+    Some(links)
+}
+
+/// `10us`, as nanoseconds.
+fn parse_time(text: &str) -> Option<u64> {
+    let (number, unit) = parse_number(text)?;
+    let factor = match unit {
+        "ns" => 1.0,
+        "us" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        _ if number == 0.0 && unit.is_empty() => 0.0,
+        _ => return None,
+    };
+    // Up to an hour; beyond that it is a mistake.
+    Some(number * factor)
+        .filter(|&ns| ns <= 3.6e12)
+        .map(|ns| ns as u64)
+}
+
+/// `12GB/s`, as bytes per second; above 0.
+fn parse_rate(text: &str) -> Option<f64> {
+    if text == "inf" {
+        return Some(f64::INFINITY);
+    }
+    let (number, unit) = parse_number(text)?;
+    let factor = match unit.strip_suffix("/s")? {
+        "kB" | "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "TB" => 1e12,
+        "B" => 1.0,
+        _ => return None,
+    };
+    Some(number * factor).filter(|&rate| rate >= 1.0)
+}
+
+/// A number of digits and at most one point, and what follows.
+fn parse_number(text: &str) -> Option<(f64, &str)> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    Some((number.parse().ok()?, unit.trim()))
+}
+
+#[cfg(test)]
+mod tests;
