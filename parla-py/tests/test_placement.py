@@ -16,6 +16,7 @@ from parla.devices import gpu
 from parla.errors import ParlaError, PlacementError
 
 ONE = (cpu(0),)
+NO_CLAIM = (((-1, 0),),)
 
 
 @pytest.fixture
@@ -38,21 +39,24 @@ def cores():
      [gpu(0), cpu], [cpu, gpu(3)], [(cpu, cpu), cpu], [cpu[{"memory": 30 * GIB}], cpu]],
 )
 def test_forms_that_mean_the_cpu(whole, placement):
-    assert resolve(placement) == Placement(ONE, (ONE,), 0, 0, -1)
+    assert resolve(placement) == Placement(ONE, (ONE,), 0, 0, -1, NO_CLAIM)
 
 
 def test_claims(whole):
-    assert resolve(cpu, vcus=0.5, memory=100) == Placement(ONE, (ONE,), 500, 100, -1)
-    assert resolve(cpu[{"vcus": 0.25, "memory": 7}]) == Placement(ONE, (ONE,), 250, 7, -1)
-    assert resolve(cpu[{"vcus": 0.25}], vcus=1, memory=9) == Placement(ONE, (ONE,), 250, 9, -1)
-    assert resolve(None, vcus=1) == Placement(ONE, (ONE,), 1000, 0, -1)
-    assert resolve(cpu, vcus=0, memory=0) == Placement(ONE, (ONE,), 0, 0, -1)
+    def claiming(vcus, memory):
+        return Placement(ONE, (ONE,), vcus, memory, -1, (((vcus, memory),),))
+
+    assert resolve(cpu, vcus=0.5, memory=100) == claiming(500, 100)
+    assert resolve(cpu[{"vcus": 0.25, "memory": 7}]) == claiming(250, 7)
+    assert resolve(cpu[{"vcus": 0.25}], vcus=1, memory=9) == claiming(250, 9)
+    assert resolve(None, vcus=1) == claiming(1000, 0)
+    assert resolve(cpu, vcus=0, memory=0) == claiming(0, 0)
     assert resolve([cpu[{"vcus": 1}], cpu[{"vcus": 0.5}]]).vcus == 1000
 
 
 def test_numbers_of_numpy_are_numbers(whole):
     numpy = pytest.importorskip("numpy")
-    assert resolve(cpu, vcus=numpy.float32(0.5), memory=numpy.int64(8), ndevices=numpy.int8(1)) == Placement(ONE, (ONE,), 500, 8, -1)
+    assert resolve(cpu, vcus=numpy.float32(0.5), memory=numpy.int64(8), ndevices=numpy.int8(1)) == resolve(cpu, vcus=0.5, memory=8)
     with pytest.raises(ValueError, match="vcus.*finite"):
         resolve(cpu, vcus=numpy.float64("nan"))
 
@@ -77,12 +81,12 @@ def test_equal_numbers_of_other_types_are_not_mistaken_for_one_another(whole):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"placement": gpu}, "placement=gpu.*CPUs only.*placement=cpu"),
-        ({"placement": [gpu]}, r"placement=\[gpu\].*CPUs only"),
-        ({"placement": gpu(0)}, "CPUs only"),
-        ({"placement": (cpu, gpu)}, "CPUs only"),
-        ({"placement": gpu * 2}, "CPUs only"),
-        ({"placement": gpu[{"vcus": 0.5}]}, "CPUs only"),
+        ({"placement": gpu}, "placement=gpu.*libcuda.so.1 not found.*PARLA_SIM_GPUS=2"),
+        ({"placement": [gpu]}, r"placement=\[gpu\].*libcuda.so.1 not found"),
+        ({"placement": gpu(0)}, "libcuda.so.1 not found"),
+        ({"placement": (cpu, gpu)}, "libcuda.so.1 not found"),
+        ({"placement": gpu * 2}, "libcuda.so.1 not found"),
+        ({"placement": gpu[{"vcus": 0.5}]}, "libcuda.so.1 not found"),
         ({"placement": []}, "names no device"),
         ({"placement": ()}, "names no device"),
         ({"placement": [[]]}, "names no device"),
@@ -102,7 +106,7 @@ def test_equal_numbers_of_other_types_are_not_mistaken_for_one_another(whole):
         ({"placement": cpu[{"memory": 10**400}]}, "needs more than 2.*largest cpu has 24 GiB"),
         ({"placement": cpu, "vcus": 1.5}, "needs vcus=1.5, one cpu device has 1"),
         ({"placement": cpu, "vcus": 10**100}, "one cpu device has 1"),
-        ({"placement": [cpu, gpu], "vcus": 2}, "needs vcus=2.*CPUs only"),
+        ({"placement": [cpu, gpu], "vcus": 2}, "needs vcus=2.*libcuda.so.1 not found"),
     ],
 )
 def test_what_can_never_work_is_refused_with_the_numbers(whole, arguments, text):
@@ -146,7 +150,7 @@ def test_any_core(cores):
 
 @pytest.mark.parametrize("i", range(4))
 def test_a_given_core_is_a_given_worker(cores, i):
-    assert resolve(cpu(i)) == Placement((cpu(i),), ((cpu(i),),), 0, 0, i)
+    assert resolve(cpu(i)) == Placement((cpu(i),), ((cpu(i),),), 0, 0, i, NO_CLAIM)
 
 
 def test_some_cores(cores):
@@ -188,6 +192,7 @@ def test_what_four_cores_cannot_do(cores, arguments, text):
 def test_the_largest_claim_in_a_tuple_counts(cores):
     placement = resolve((cpu[{"vcus": 0.5}], cpu(3)[{"vcus": 0.25, "memory": 5}]), memory=1)
     assert (placement.vcus, placement.memory) == (500, 5)
+    assert placement.claims == (((500, 1), (250, 5)),) * len(placement.options)
 
 
 def test_arrays_are_where_they_live(whole):

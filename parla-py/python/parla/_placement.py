@@ -8,11 +8,14 @@ refused where it is spawned.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from parla import _machine
 from parla.cpu import cpu, one_device_per_core
 from parla.device import (
     MILLI_VCUS,
@@ -20,7 +23,8 @@ from parla.device import (
     Device,
     DeviceRequirement,
     format_bytes,
-    get_all_architectures,
+    get_architecture,
+    get_default_architectures,
     parse_memory,
     parse_vcus,
 )
@@ -31,21 +35,34 @@ __all__ = ["Placement", "resolve"]
 _ANY_WORKER = -1
 _CACHE_SIZE = 1024
 
+# A task has at most so many options by one alternative of its placement.
+_MAX_CHOICES = 64
+_MAX_TRIED = 100_000
+
+
+#: A claim on one device: thousandths of its compute, or `UNSTATED`; and bytes of its memory.
+Claim = tuple[int, int]
+
+#: The task does not say how much of a device's compute it takes: none of a CPU, all of a GPU.
+UNSTATED = -1
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a task may run and what it claims there."""
 
     devices: tuple[Device, ...]
-    """The devices of the first option: where the task runs in this version."""
+    """The devices of the first option. Where there are several, the policy chooses one when the task is ready."""
     options: tuple[tuple[Device, ...], ...]
     """Every option, in the user's order; the devices within one are all different."""
     vcus: int
-    """Claim on each device in thousandths of it; 0 is no claim."""
+    """The largest claim of the first option in thousandths of a device; 0 is no claim."""
     memory: int
-    """Claim on each device in bytes; 0 is no claim."""
+    """The largest claim of the first option in bytes; 0 is no claim."""
     affinity: int
     """The worker it must run on; -1 is any."""
+    claims: tuple[tuple[Claim, ...], ...]
+    """What it claims, for each option and each of its devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +70,7 @@ class _Option:
     """One way to run the task, its claims included."""
 
     devices: tuple[Device, ...]
-    vcus: int
-    memory: int
+    claims: tuple[Claim, ...]
     affinity: int | None = None
     """Already decided (by another task's placement); None: by the devices."""
 
@@ -63,9 +79,15 @@ class _Option:
 class _Request:
     """What the other keywords of ``spawn`` ask for, checked."""
 
-    vcus: int
+    vcus: int | None
     memory: int
     n_devices: int
+
+    def claim(self, target: DeviceRequirement) -> Claim:
+        """What the task claims of a device; requirements in the placement go first."""
+        vcus = self.vcus if target.vcus is None else target.vcus
+        memory = self.memory if target.memory is None else target.memory
+        return UNSTATED if vcus is None else vcus, memory
 
 
 _cache: dict[object, Placement] = {}
@@ -90,7 +112,7 @@ def resolve(placement: object = None, vcus: object = None, memory: object = None
     if key is not None and (found := _cache.get(key)) is not None:
         return found
     request = _Request(
-        0 if vcus is None else parse_vcus(vcus),
+        None if vcus is None else parse_vcus(vcus),
         0 if memory is None else parse_memory(memory),
         _parse_ndevices(ndevices),
     )
@@ -105,6 +127,9 @@ def resolve(placement: object = None, vcus: object = None, memory: object = None
 def forget() -> None:
     """Drop remembered placements; needed only after the set of devices changed."""
     _cache.clear()
+
+
+_machine.on_change(forget)
 
 
 def _cache_key(placement: object, vcus: object, memory: object, ndevices: object) -> object | None:
@@ -148,14 +173,19 @@ def _choose(placement: object, request: _Request) -> Placement:
 
 def _assemble(options: list[_Option]) -> Placement:
     first = options[0]
-    devices = tuple(dict.fromkeys(option.devices for option in options))
+    claims: dict[tuple[Device, ...], tuple[Claim, ...]] = {}
+    for option in options:
+        claims.setdefault(option.devices, option.claims)
+    devices = tuple(claims)
     if first.affinity is not None:
         affinity = first.affinity
-    elif one_device_per_core() and {option[0] for option in devices} != set(cpu.devices):
+    elif first.devices[0].architecture == cpu and one_device_per_core() and {o[0] for o in devices} != set(cpu.devices):
         affinity = first.devices[0].index
     else:
         affinity = _ANY_WORKER
-    return Placement(first.devices, devices, first.vcus, first.memory, affinity)
+    vcus = max(0, *(vcus for vcus, _ in first.claims))
+    memory = max(memory for _, memory in first.claims)
+    return Placement(first.devices, devices, vcus, memory, affinity, tuple(claims.values()))
 
 
 class _Unsatisfiable(Exception):
@@ -164,7 +194,7 @@ class _Unsatisfiable(Exception):
 
 def _alternatives(placement: object) -> Iterator[object]:
     if placement is None:
-        yield from (architecture for architecture in get_all_architectures() if len(architecture))
+        yield from (architecture for architecture in get_default_architectures() if len(architecture))
     elif isinstance(placement, (list, set, frozenset)):
         for alternative in placement:
             if isinstance(alternative, (set, frozenset)) or alternative is None:
@@ -193,8 +223,8 @@ def _options_of(alternative: object, request: _Request) -> list[_Option]:
                 f"placement: {_show(alternative)} takes {len(alternative)} devices, but ndevices={request.n_devices}"
             )
         targets = [_target(part) for part in alternative]
-    elif (task_placement := _placement_of_task(alternative)) is not None:
-        return _same_as_task(alternative, task_placement, request)
+    elif (same := _options_of_task(alternative)) is not None:
+        return _same_as_task(alternative, same, request)
     else:
         target = _target(alternative)
         if request.n_devices > 1 and isinstance(target.target, Device):
@@ -202,9 +232,8 @@ def _options_of(alternative: object, request: _Request) -> list[_Option]:
         if request.n_devices > max(1, target.architecture.num_devices):
             raise _Unsatisfiable(f"ndevices={request.n_devices}, {target.architecture.describe_devices()}")
         targets = [target] * request.n_devices
-    vcus = max(request.vcus if target.vcus is None else target.vcus for target in targets)
-    memory = max(request.memory if target.memory is None else target.memory for target in targets)
-    return [_Option(devices, vcus, memory) for devices in _device_choices(targets, vcus, memory)]
+    claims = tuple(map(request.claim, targets))
+    return [_Option(devices, claims) for devices in _device_choices(targets, claims)]
 
 
 def _target(part: object) -> DeviceRequirement:
@@ -213,22 +242,24 @@ def _target(part: object) -> DeviceRequirement:
         return part
     if isinstance(part, (Architecture, Device)):
         return DeviceRequirement(part)
-    if (placement := _placement_of_task(part)) is not None:
-        if len(placement.devices) != 1:
-            raise PlacementError(f"placement: {part!r} runs on {len(placement.devices)} devices, not on one")
-        return DeviceRequirement(placement.devices[0])
+    if (options := _options_of_task(part)) is not None:
+        if len(options) > 1:
+            raise PlacementError(f"placement: nobody knows yet on which device {part!r} will run")
+        if len(options[0].devices) != 1:
+            raise PlacementError(f"placement: {part!r} runs on {len(options[0].devices)} devices, not on one")
+        return DeviceRequirement(options[0].devices[0])
     from parla import array
 
     if array.is_array(part):
-        return DeviceRequirement(array.get_memory(part).device.architecture)
+        return DeviceRequirement(_home_of(part))
     raise TypeError(
         "placement must be an architecture (cpu), a device (cpu(0)), a task, an array, a tuple of these, or a list "
         f"of alternatives, not {_show(part)}"
     )
 
 
-def _placement_of_task(part: object) -> Placement | None:
-    """The placement of a spawned task; None if `part` isn't a task."""
+def _options_of_task(part: object) -> list[_Option] | None:
+    """Where a spawned task was placed, or may be if that is not decided yet; None if `part` isn't a task."""
     from parla import _native
 
     task: Any = part
@@ -239,57 +270,100 @@ def _placement_of_task(part: object) -> Placement | None:
     elif not isinstance(part, _native.Task):
         return None
     placement: Placement = task.placement
-    return placement
+    options = [_Option(*option, placement.affinity) for option in zip(placement.options, placement.claims, strict=True)]
+    choice = getattr(task, "_choice", None)
+    if choice is not None:
+        return [options[choice]]
+    on_cpus = all(device.architecture == cpu for option in options for device in option.devices)
+    return options[:1] if on_cpus else options
 
 
-def _same_as_task(task: object, placement: Placement, request: _Request) -> list[_Option]:
-    n = len(placement.devices)
+def _same_as_task(task: object, options: list[_Option], request: _Request) -> list[_Option]:
+    n = len(options[0].devices)
     if request.n_devices not in (1, n):
         raise PlacementError(f"placement: {task!r} runs on {n} devices, but ndevices={request.n_devices}")
-    for device in placement.devices:
-        _check_capacity(device, request.vcus, request.memory)
-    return [_Option(placement.devices, request.vcus, request.memory, placement.affinity)]
+    found = []
+    for option in options:
+        claims = tuple(request.claim(DeviceRequirement(device)) for device in option.devices)
+        for device, claim in zip(option.devices, claims, strict=True):
+            _check_capacity([device], claim)
+        found.append(_Option(option.devices, claims, option.affinity))
+    return found
 
 
-def _device_choices(targets: list[DeviceRequirement], vcus: int, memory: int) -> list[tuple[Device, ...]]:
-    """Different devices for the targets: those named, and runs of neighbours for architectures."""
+def _home_of(array: Any) -> Architecture | Device:
+    """Where an array lives: any CPU, or the GPU that has most of its newest contents."""
+    if hasattr(array, "__parla_operand__"):
+        native, *_ = array.__parla_operand__()
+        best: Architecture | Device = cpu
+        most = native.bytes_valid(0)
+        for info in _machine.current().devices:
+            if info.memory and (n := native.bytes_valid(info.memory)) > most:
+                best, most = get_architecture(info.architecture)(info.index), n
+        return best
+    from parla import array as arrays
+
+    device = arrays.get_memory(array).device
+    return cpu if device.architecture == cpu else device
+
+
+def _device_choices(targets: list[DeviceRequirement], claims: tuple[Claim, ...]) -> list[tuple[Device, ...]]:
+    """Different devices for the targets: those named, and for architectures every way to choose, or if these are many, runs of
+    neighbours."""
     named: list[Device] = []
-    for target in targets:
+    for target, claim in zip(targets, claims, strict=True):
         if isinstance(target.target, Device):
             _check_exists(target.target)
             if target.target in named:
                 raise PlacementError(f"placement: {target.target!r} is named twice in one option; devices must differ")
             named.append(target.target)
-    free: dict[Architecture, list[Device]] = {}
-    slots: dict[Architecture, int] = {}
-    for target in targets:
+            _check_capacity([target.target], claim)
+    slots: dict[Architecture, list[int]] = {}
+    for slot, target in enumerate(targets):
         if isinstance(target.target, Architecture):
-            slots[target.target] = slots.get(target.target, 0) + 1
-    for architecture, needed in slots.items():
-        devices = [device for device in architecture.devices if device not in named]
-        if not architecture.devices:
+            slots.setdefault(target.target, []).append(slot)
+    choices: list[dict[int, Device]] = [{s: t.target for s, t in enumerate(targets) if isinstance(t.target, Device)}]
+    for architecture, places in slots.items():
+        free = [device for device in architecture.devices if device not in named]
+        taken = architecture.num_devices - len(free)
+        if not architecture.num_devices:
             raise _Unsatisfiable(architecture.describe_devices())
-        if len(devices) < needed:
-            taken = len(architecture.devices) - len(devices)
+        if len(free) < len(places):
             raise _Unsatisfiable(
-                f"it needs {needed + taken} different {architecture.name} devices, {architecture.describe_devices()}"
+                f"it needs {len(places) + taken} different {architecture.name} devices, {architecture.describe_devices()}"
             )
-        free[architecture] = devices
-    for device in (*named, *(devices[0] for devices in free.values())):
-        _check_capacity(device, vcus, memory)
-    choices = []
-    for start in range(max((len(devices) for devices in free.values()), default=1)):
-        next_free = {architecture: start for architecture in free}
-        choice = []
-        for target in targets:
-            if isinstance(target.target, Device):
-                choice.append(target.target)
-            else:
-                devices = free[target.target]
-                choice.append(devices[next_free[target.target] % len(devices)])
-                next_free[target.target] += 1
-        choices.append(tuple(choice))
-    return choices
+        for place in places:
+            _check_capacity(free, claims[place])
+        ways = _ways(architecture, free, [claims[place][1] for place in places])
+        if len(choices) * len(ways) <= _MAX_CHOICES:
+            pairs = list(itertools.product(choices, ways))
+        else:
+            # Each choice and each way is there, not every pair of them.
+            n = max(len(choices), len(ways))
+            pairs = [(choices[i % len(choices)], ways[i % len(ways)]) for i in range(n)]
+        choices = [{**choice, **dict(zip(places, way, strict=True))} for choice, way in pairs]
+    return [tuple(choice[slot] for slot in range(len(targets))) for choice in choices]
+
+
+def _ways(architecture: Architecture, free: list[Device], memory: list[int]) -> list[tuple[Device, ...]]:
+    """The ways to give each of several slots of a task a device of its own, which has the memory that the slot claims."""
+
+    def enough(way: tuple[Device, ...]) -> bool:
+        return all(_capacity(device) >= claimed for device, claimed in zip(way, memory, strict=True))
+
+    n = len(memory)
+    if architecture != cpu and math.perm(len(free), n) <= _MAX_CHOICES:
+        ways = [way for way in itertools.permutations(free, n) if enough(way)]
+    else:
+        runs = (tuple(free[(start + i) % len(free)] for i in range(n)) for start in range(len(free)))
+        ways = [run for run in runs if enough(run)]
+        if not ways:
+            some = itertools.islice(itertools.permutations(free, n), _MAX_TRIED)
+            ways = list(itertools.islice(filter(enough, some), _MAX_CHOICES))
+    if not ways:
+        wanted = " and ".join(map(format_bytes, memory))
+        raise _Unsatisfiable(f"it needs {wanted} on {n} different {architecture.name} devices, too few are that large")
+    return ways
 
 
 def _check_exists(device: Device) -> None:
@@ -301,14 +375,20 @@ def _check_exists(device: Device) -> None:
         raise PlacementError(f"placement: {device!r} does not exist: {architecture.describe_devices()}")
 
 
-def _check_capacity(device: Device, vcus: int, memory: int) -> None:
-    """Refuse what the device can't give even when it is idle."""
-    name, resources = device.architecture.name, device.resources
+def _capacity(device: Device) -> int:
+    return device.resources["memory"]
+
+
+def _check_capacity(devices: list[Device], claim: Claim) -> None:
+    """Refuse what none of the devices, all of one architecture, can give even when it is idle."""
+    name = devices[0].architecture.name
+    vcus, memory = claim
     if vcus > MILLI_VCUS:
         wanted = f"{vcus / MILLI_VCUS:g}" if vcus < 2**60 else "a huge number"
         raise _Unsatisfiable(f"it needs vcus={wanted}, one {name} device has 1")
-    if memory > resources["memory"]:
-        raise _Unsatisfiable(f"it needs {format_bytes(memory)}, largest {name} has {format_bytes(resources['memory'])}")
+    if memory and memory > (largest := max(map(_capacity, devices))):
+        what = f"largest {name}" if len(devices) > 1 or devices[0].architecture.num_devices == 1 else repr(devices[0])
+        raise _Unsatisfiable(f"it needs {format_bytes(memory)}, {what} has {format_bytes(largest)}")
 
 
 def _show(placement: object) -> str:

@@ -46,15 +46,18 @@ _MAX_NAMED = 1024
 Target = Union["Architecture", "Device", "DeviceRequirement"]
 
 
-class Resources(TypedDict):
+class _Cores(TypedDict, total=False):
+    cores: int
+    """Processor cores; CPU devices only."""
+
+
+class Resources(_Cores):
     """What a device has to give to tasks."""
 
     vcus: float
     """Virtual compute units: always 1.0, the whole device."""
     memory: int
     """Bytes of memory."""
-    cores: int
-    """Processor cores."""
 
 
 class MemoryKind(Enum):
@@ -170,6 +173,10 @@ class Architecture(_Multipliable):
         """What device `index` has to give; `Device.resources` asks for it."""
         raise NotImplementedError(f"{type(self).__name__} must define resources_of")
 
+    def host_access(self, index: int) -> bool:
+        """Whether the CPU can read and write the memory of device `index`: CPUs and simulated GPUs."""
+        return True
+
     def __len__(self) -> int:
         return self.num_devices
 
@@ -279,7 +286,7 @@ class Device(_Multipliable):
 
     @property
     def resources(self) -> Resources:
-        """What the device has: ``{"vcus": 1.0, "memory": bytes, "cores": n}``.
+        """What the device has: ``{"vcus": 1.0, "memory": bytes}``, and for CPUs ``"cores": n``.
 
         Raises:
             IndexError: the device does not exist.
@@ -291,6 +298,16 @@ class Device(_Multipliable):
     def memory(self, kind: MemoryKind | None = None) -> Memory:
         """The device's memory of that kind (None: any)."""
         return Memory(self, kind)
+
+    @property
+    def np(self) -> ModuleType:
+        """The module with NumPy's interface for arrays on this device: CuPy on CUDA GPUs, else NumPy.
+
+        Raises:
+            IndexError: the device does not exist.
+            ImportError: it is a CUDA GPU and CuPy is not installed.
+        """
+        return self.memory().np
 
     def __getitem__(self, requirements: Mapping[str, float]) -> DeviceRequirement:
         """This device with requirements: ``cpu(0)[{"vcus": .5}]``."""
@@ -375,8 +392,18 @@ class Memory:
 
     @property
     def np(self) -> ModuleType:
-        """The module with NumPy's interface for arrays in this memory."""
+        """The module with NumPy's interface for arrays in this memory: CuPy on CUDA GPUs, else NumPy.
+
+        Raises:
+            IndexError: the device does not exist.
+            ImportError: it is a CUDA GPU and CuPy is not installed.
+        """
         self._check()
+        if not self.device.architecture.host_access(self.device.index):
+            import cupy
+
+            module: ModuleType = cupy
+            return module
         import numpy
 
         return numpy
@@ -384,13 +411,21 @@ class Memory:
     def __call__(self, array: Any) -> Any:
         """Copy `array` into this memory; the result shares nothing with it.
 
+        It is a NumPy array on CPUs and simulated GPUs (there it lives in the simulated memory), and on CUDA GPUs a CuPy array, or a
+        `DeviceArray` where CuPy is not installed.
+
         Raises:
-            TypeError: `array` is not an array, or one that lives on a GPU.
+            TypeError: `array` is not an array.
             IndexError: the device does not exist.
+            DeviceOutOfMemory: the memory is full.
         """
         from parla import array as arrays
 
         self._check()
+        if hasattr(arrays, "clone_to"):
+            return arrays.clone_to(self.device, array)
+        if self.device.architecture.name != "cpu":
+            raise TypeError(f"{self!r}: this version of Parla copies arrays to CPU memory only")
         return arrays.copy_to_host(array)
 
     def _check(self) -> None:
@@ -411,6 +446,7 @@ class Memory:
 
 
 _architectures: dict[str, Architecture] = {}
+_defaults: list[Architecture] = []
 
 
 def register_architecture(architecture: Architecture) -> None:
@@ -421,6 +457,22 @@ def register_architecture(architecture: Architecture) -> None:
     """
     if _architectures.setdefault(architecture.id, architecture) is not architecture:
         raise ValueError(f"architecture {architecture.id!r} is already registered")
+
+
+def use_by_default(architecture: Architecture) -> None:
+    """Let tasks without a placement run on this architecture; importing `parla.cuda` does that for GPUs."""
+    if architecture not in _defaults:
+        _defaults.append(architecture)
+        from parla import _placement
+
+        _placement.forget()
+
+
+def get_default_architectures() -> list[Architecture]:
+    """Where tasks without a placement may run: the CPU, and what was asked for by its import."""
+    from parla.cpu import cpu
+
+    return [cpu, *_defaults]
 
 
 def get_all_architectures() -> list[Architecture]:
