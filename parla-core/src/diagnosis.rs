@@ -34,6 +34,8 @@ pub struct Diagnosis {
     pub never_spawned: Vec<TaskId>,
     /// Circles of tasks that wait for each other, each once; the first waits for the second and so on, the last for the first.
     pub cycles: Vec<Vec<TaskId>>,
+    /// The policy that was offered free devices and took none of the ready tasks, if that is why. The graph does not know; the runtime adds it.
+    pub stalled_policy: Option<String>,
 }
 
 impl<B> TaskGraph<B> {
@@ -76,6 +78,7 @@ impl<B> TaskGraph<B> {
             blocked: blocked.into_values().collect(),
             never_spawned,
             cycles,
+            stalled_policy: None,
         }
     }
 }

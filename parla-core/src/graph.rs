@@ -295,6 +295,20 @@ impl<B> TaskGraph<B> {
         }
     }
 
+    /// Puts a running task to sleep until [`resume`](Self::resume): it waits for something that is no task.
+    pub fn hold(&self, id: TaskId, body: B) {
+        let (slot, mut node) = self.lock(id).expect("a running task keeps its slot");
+        debug_assert_eq!(slot.word().phase(), Phase::Running);
+        node.body = Some(body);
+        slot.set(slot.word().enter(Phase::Suspended, 1));
+    }
+
+    /// What a [held](Self::hold) task waited for has happened. `None`: it was cancelled meanwhile.
+    #[must_use]
+    pub fn resume(&self, id: TaskId) -> Option<Ready> {
+        self.release(id, 1)
+    }
+
     /// Ends a running task without error and yields what that sets free (appended to `completed`).
     #[inline]
     pub fn finish(&self, cache: &mut SlotCache, id: TaskId, completed: &mut Completed<B>) {

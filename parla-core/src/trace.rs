@@ -9,10 +9,14 @@ pub enum TraceEvent {
     Spawned,
     /// Its last dependency (or awaited task) ended.
     Ready,
+    /// A policy chose its devices; its data is brought there.
+    Placed,
     /// A worker began to run its body.
     Running,
     /// Its body gave up the worker to await other tasks.
     Suspended,
+    /// Its body has returned, its devices are still at work.
+    Draining,
     /// A worker goes on with its body.
     Resumed,
     /// It ended without error.
@@ -30,8 +34,10 @@ impl TraceEvent {
         match self {
             Self::Spawned => "spawned",
             Self::Ready => "ready",
+            Self::Placed => "placed",
             Self::Running => "running",
             Self::Suspended => "suspended",
+            Self::Draining => "draining",
             Self::Resumed => "resumed",
             Self::Done => "done",
             Self::Failed => "failed",

@@ -21,6 +21,8 @@ mod placing;
 #[cfg(not(loom))]
 pub mod policy;
 #[cfg(not(loom))]
+mod prefetch;
+#[cfg(not(loom))]
 mod runtime;
 #[cfg_attr(
     loom,
@@ -33,6 +35,6 @@ mod sync;
 pub use placing::{Assigned, Choice, Placing, Runahead};
 #[cfg(not(loom))]
 pub use runtime::{
-    Cx, Executor, Options, Placement, PlacingError, Runtime, RuntimeError, SpawnError, Stats, Step,
+    Cx, DeviceStats, Executor, Options, Placement, PlacingError, Runtime, RuntimeError, SpawnError, Stats, Step,
     Task, Tick, Waited, WorkerStats,
 };

@@ -1,11 +1,15 @@
 //! Tasks that a policy places: where they may run, what data they use; and where they were placed.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
+use parla_core::lock::Mutex;
 use parla_core::{Claim, DeviceId};
-use parla_data::{Operand, Staged};
-use parla_device::{Place, Stream};
+use parla_data::{Ended, Operand, Staged};
+use parla_device::{DeviceError, Place, Stream};
 use smallvec::SmallVec;
+
+use crate::mapper::Placed;
 
 /// One way to run a task: one device, or several different ones together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,14 +56,68 @@ pub struct Assigned {
     pub streams: SmallVec<[Option<Arc<dyn Stream>>; 1]>,
     /// Which variant of the body runs.
     pub variant: u32,
-    /// Its operands, in place.
-    pub(crate) staged: Staged,
+    /// The arrays it uses.
+    pub operands: Arc<[Operand]>,
+    /// When its dependents go on.
+    pub runahead: Runahead,
+    places: Vec<Place>,
+    /// Its operands, in place, until it ends.
+    staged: Mutex<Option<Staged>>,
+    begun: OnceLock<Instant>,
 }
 
 impl Assigned {
+    /// # Errors
+    /// What a device says of the wait for copies that are under way.
+    pub(crate) fn new(
+        placed: &Placed,
+        streams: SmallVec<[Option<Arc<dyn Stream>>; 1]>,
+        staged: Staged,
+    ) -> Result<Self, DeviceError> {
+        for (slot, event) in staged.events() {
+            match &streams[*slot] {
+                Some(stream) => stream.wait(event)?,
+                None => event.synchronize()?,
+            }
+        }
+        Ok(Self {
+            choice: placed.choice,
+            devices: placed.devices.clone(),
+            streams,
+            variant: placed.variant,
+            operands: Arc::clone(&placed.placing.operands),
+            runahead: placed.placing.runahead,
+            places: staged.places().to_vec(),
+            staged: Mutex::new(Some(staged)),
+            begun: OnceLock::new(),
+        })
+    }
+
     /// For each operand, where the first element of its region is.
     #[must_use]
     pub fn places(&self) -> &[Place] {
-        self.staged.places()
+        &self.places
+    }
+
+    /// The body is about to start for the first time.
+    pub(crate) fn begin(&self) {
+        let _ = self.begun.set(Instant::now());
+        if let Some(staged) = &mut *self.staged.lock() {
+            staged.begin();
+        }
+    }
+
+    /// Nanoseconds since the body started.
+    pub(crate) fn busy_ns(&self) -> u64 {
+        let elapsed = self.begun.get().map(Instant::elapsed).unwrap_or_default();
+        u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The body has ended and its devices are done.
+    pub(crate) fn end(&self, how: Ended) {
+        let staged = self.staged.lock().take();
+        if let Some(staged) = staged {
+            staged.end(how);
+        }
     }
 }

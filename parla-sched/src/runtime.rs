@@ -2,6 +2,7 @@
 
 mod actors;
 mod config;
+mod places;
 mod shared;
 mod threads;
 mod trace;
@@ -16,7 +17,7 @@ use parla_core::{Cancelled, Completed, Diagnosis, TaskId, TaskState, TraceRecord
 use parla_device::Event;
 
 pub use config::{
-    Options, Placement, PlacingError, RuntimeError, SpawnError, Stats, Task, WorkerStats,
+    DeviceStats, Options, Placement, PlacingError, RuntimeError, SpawnError, Stats, Task, WorkerStats,
 };
 use shared::Shared;
 use trace::Trace;
@@ -110,7 +111,7 @@ impl<E: Executor> Runtime<E> {
             seat.touch();
         }
         let runtime = Self {
-            shared: Arc::new(Shared::new(executor, seats_shared, options)),
+            shared: Shared::new(executor, seats_shared, options),
         };
         for seat in seats {
             runtime

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parla_core::{Attrs, Claim, ClaimError, TaskId, Vcus};
-use parla_data::{DataError, Store};
+use parla_data::{DataError, Store, StoreStats};
 use thiserror::Error;
 
 use crate::Placing;
@@ -154,6 +154,21 @@ pub struct Stats {
     pub workers: Vec<WorkerStats>,
     /// What is claimed at this moment.
     pub claimed: Claim,
+    /// One entry per device; empty without devices.
+    pub devices: Vec<DeviceStats>,
+    /// What happened to data; `None` without devices.
+    pub data: Option<StoreStats>,
+}
+
+/// Counts of one device, of tasks that a policy placed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceStats {
+    /// The device's name.
+    pub name: String,
+    /// Tasks that ended there.
+    pub tasks: u64,
+    /// Nanoseconds from the start to the end of their bodies and of what these gave to the device, added up.
+    pub busy_ns: u64,
 }
 
 /// Counts of one worker seat.

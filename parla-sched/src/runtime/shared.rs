@@ -1,5 +1,6 @@
 //! What all threads of a runtime share: spawning, queueing, settling, counting.
 
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use crossbeam_deque::{Injector, Stealer};
@@ -7,6 +8,7 @@ use crossbeam_utils::CachePadded;
 use parla_core::lock::Mutex;
 use parla_core::{Claim, Completed, Ready, SlotCache, Spawned, TaskGraph, TaskId, TraceEvent};
 
+use super::places::Places;
 use super::threads::Threads;
 use super::wait::Waits;
 use super::{Executor, Options, SpawnError, Stats, Task, Trace, WorkerStats};
@@ -14,6 +16,10 @@ use crate::admission::{Admission, Claimant, Turns};
 use crate::sleep::Sleep;
 
 pub(crate) struct Shared<E: Executor> {
+    /// Itself, for what outlives the call that starts it.
+    me: Weak<Self>,
+    /// For tasks that a policy places.
+    pub(super) places: Option<Places>,
     pub(super) graph: TaskGraph<E::Body>,
     pub(super) executor: E,
     /// Ready tasks from threads that are no workers.
@@ -102,8 +108,10 @@ pub(super) fn unbump(count: &AtomicU64) {
 }
 
 impl<E: Executor> Shared<E> {
-    pub(super) fn new(executor: E, seats: Box<[SeatShared]>, options: Options) -> Self {
-        Self {
+    pub(super) fn new(executor: E, seats: Box<[SeatShared]>, options: Options) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            places: options.placement.map(Places::new),
             graph: TaskGraph::new(),
             executor,
             injector: Injector::new(),
@@ -120,7 +128,11 @@ impl<E: Executor> Shared<E> {
             stopping: AtomicBool::new(false),
             name: options.name,
             bind: options.bind,
-        }
+        })
+    }
+
+    pub(super) fn arc(&self) -> Arc<Self> {
+        self.me.upgrade().expect("whoever calls holds one")
     }
 
     #[inline]
@@ -137,6 +149,10 @@ impl<E: Executor> Shared<E> {
 
     #[cold]
     fn check_attrs(&self, task: &Task<'_>) -> Result<(), SpawnError> {
+        if task.attrs.placed {
+            let placing = task.placing.as_ref().ok_or(SpawnError::NoDevices)?;
+            self.check_placing(placing)?;
+        }
         if !task.attrs.claim.is_empty() {
             self.admission.lock().check(&task.attrs.claim)?;
         }
@@ -181,7 +197,10 @@ impl<E: Executor> Shared<E> {
                 self.queue_foreign(ready);
                 Ok(ready.id)
             }
-            Spawned::Waiting(id) => Ok(id),
+            Spawned::Waiting(id) => {
+                self.hear_late_news();
+                Ok(id)
+            }
             Spawned::Cancelled(id, completed) => {
                 self.settle_foreign(completed);
                 Ok(id)
@@ -202,7 +221,11 @@ impl<E: Executor> Shared<E> {
             if let Some(trace) = &self.trace {
                 trace.spawned(id, task.dependencies, task.attrs.claim);
             }
-            body(id)
+            let body = body(id);
+            if let (Some(places), Some(placing)) = (&self.places, &task.placing) {
+                places.spawned(id, placing, task.attrs.priority);
+            }
+            body
         }
     }
 
@@ -218,10 +241,17 @@ impl<E: Executor> Shared<E> {
     #[inline]
     pub(super) fn queue_specially(&self, ready: Ready) -> bool {
         let is_special = !ready.attrs.is_default();
-        if is_special {
-            self.admit(|admission| admission.push(ready));
+        if is_special && ready.attrs.placed {
+            self.arc().placed_ready(ready.id);
+        } else if is_special {
+            self.queue_admitted(ready);
         }
         is_special
+    }
+
+    /// Queues a task that can run as soon as what it claims of the CPUs is free.
+    pub(super) fn queue_admitted(&self, ready: Ready) {
+        self.admit(|admission| admission.push(ready));
     }
 
     /// Changes the admission (which says how many more tasks any worker may run now), and sends the admitted on their way.
@@ -323,6 +353,9 @@ impl<E: Executor> Shared<E> {
         }
         let tasks = std::mem::take(&mut completed.cancelled);
         let ids: Vec<_> = tasks.iter().map(|task| task.id).collect();
+        for task in tasks.iter().filter(|task| task.attrs.placed) {
+            self.arc().placed_removed(task.id);
+        }
         // One that was only declared has no body, and never counted as spawned.
         let spawned: Vec<_> = tasks
             .iter()
@@ -398,6 +431,8 @@ impl<E: Executor> Shared<E> {
             finished: all().map(|c| load(&c.finished)).sum(),
             workers: self.seats.iter().map(worker).collect(),
             claimed: self.admission.lock().claimed(),
+            devices: self.places.as_ref().map(Places::device_stats).unwrap_or_default(),
+            data: self.places.as_ref().map(|places| places.store.stats()),
         }
     }
 

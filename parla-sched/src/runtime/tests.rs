@@ -14,6 +14,7 @@ mod claims;
 mod failure;
 mod lifecycle;
 mod order;
+mod places;
 mod random;
 mod waits;
 
@@ -61,6 +62,8 @@ impl Executor for Script {
         }
     }
 
+    fn refused(&self, (): &mut (), _: &Cx<'_, Self>, _: TaskId, _: Body, _: &PlacingError) {}
+
     fn cancelled(&self, tasks: Vec<Cancelled<Body>>) {
         self.cancelled
             .lock()
@@ -81,6 +84,7 @@ fn start_with(change: impl FnOnce(&mut Options)) -> Rt {
         trace: false,
         name: "test".to_owned(),
         bind: Vec::new(),
+        placement: None,
     };
     change(&mut options);
     Arc::new(Runtime::new(Script::default(), options).expect("threads can be had"))

@@ -15,6 +15,7 @@ use parla_core::lock::{Condvar, Mutex};
 use parla_core::{Diagnosis, TaskId, TraceEvent};
 use rustc_hash::FxBuildHasher;
 
+use super::places::Places;
 use super::shared::Shared;
 use super::{Cx, Executor, Runtime};
 
@@ -169,7 +170,14 @@ impl<E: Executor> Cx<'_, E> {
         let claim = self.granted();
         self.trace_wait(TraceEvent::Suspended, &[id]);
         shared.release(&claim);
+        let placed = self.placed_running();
+        if let Some(running) = placed {
+            shared.placed_suspended(running);
+        }
         let waited = shared.wait(Target::Task(id), timeout, tick);
+        if let Some(running) = placed {
+            shared.placed_unblocks(running);
+        }
         shared.reclaim(&claim);
         self.trace_wait(TraceEvent::Resumed, &[]);
         waited
@@ -354,7 +362,10 @@ impl<E: Executor> Shared<E> {
         if stalled.is_empty() {
             return;
         }
-        let diagnosis = Arc::new(self.graph.diagnose());
+        let mut diagnosis = self.graph.diagnose();
+        diagnosis.stalled_policy = self.places.as_ref().and_then(Places::stalled_policy);
+        self.hear_late_news();
+        let diagnosis = Arc::new(diagnosis);
         for waiter in stalled {
             self.waits
                 .wake(&waiter, Waited::Stalled(Arc::clone(&diagnosis)));

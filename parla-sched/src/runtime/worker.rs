@@ -9,6 +9,7 @@ use parla_core::{
     Claim, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent,
 };
 
+use super::places::Boarding;
 use super::shared::{SeatShared, Shared, bump, unbump};
 use parla_device::DeviceError;
 
@@ -57,6 +58,8 @@ impl Seat {
 struct Found {
     id: TaskId,
     granted: Claim,
+    /// A policy placed it.
+    placed: bool,
 }
 
 impl From<TaskId> for Found {
@@ -64,6 +67,7 @@ impl From<TaskId> for Found {
         Self {
             id,
             granted: Claim::default(),
+            placed: false,
         }
     }
 }
@@ -73,6 +77,7 @@ impl From<Ready> for Found {
         Self {
             id: ready.id,
             granted: ready.attrs.claim,
+            placed: ready.attrs.placed,
         }
     }
 }
@@ -165,7 +170,10 @@ impl<'a, E: Executor> Cx<'a, E> {
                 }
                 Ok(ready.id)
             }
-            Spawned::Waiting(id) => Ok(id),
+            Spawned::Waiting(id) => {
+                shared.hear_late_news();
+                Ok(id)
+            }
             Spawned::Cancelled(id, completed) => {
                 drop(borrowed); // the executor is told, and may spawn
                 shared.settle_foreign(completed);
@@ -215,6 +223,11 @@ impl<'a, E: Executor> Cx<'a, E> {
     /// The first error of a device.
     pub fn drained(&self) -> Option<Result<(), DeviceError>> {
         self.drained.borrow().clone()
+    }
+
+    /// The running task, if a policy placed it.
+    pub(super) fn placed_running(&self) -> Option<TaskId> {
+        self.running.get().filter(|_| self.assigned.borrow().is_some())
     }
 
     pub(super) fn has_seat(&self) -> bool {
@@ -272,7 +285,12 @@ impl<'a, E: Executor> Cx<'a, E> {
     }
 
     /// Runs one step of a task and settles what follows from it.
-    fn step(&self, thread: &mut E::Thread, Found { id, granted }: Found) {
+    fn step(&self, thread: &mut E::Thread, found: Found) {
+        let Found {
+            id,
+            granted,
+            placed,
+        } = found;
         let shared = self.shared;
         let Some(Started { body, resumed, .. }) = shared.graph.start(id) else {
             shared.release(&granted);
@@ -291,7 +309,11 @@ impl<'a, E: Executor> Cx<'a, E> {
                 self.worker(),
             );
         }
-        let step = shared.executor.run(thread, self, id, body);
+        let step = if placed {
+            self.run_placed(thread, id, body, resumed)
+        } else {
+            shared.executor.run(thread, self, id, body)
+        };
 
         let held_ns = || shared.executor.held_ns(thread);
         let mut completed = self.completed.borrow_mut();
@@ -305,7 +327,12 @@ impl<'a, E: Executor> Cx<'a, E> {
                 self.trace_end(id, TraceEvent::Failed, &[], held_ns);
                 shared.graph.fail(id, &mut completed);
             }
-            Step::Draining(..) => todo!(),
+            Step::Draining(body, events) => {
+                self.trace_end(id, TraceEvent::Draining, &[], held_ns);
+                n_ended = 0;
+                shared.graph.hold(id, body);
+                shared.placed_drains(id, events);
+            }
             Step::Await(body, awaited) => {
                 self.trace_end(id, TraceEvent::Suspended, &awaited, held_ns);
                 n_ended = 0;
@@ -330,6 +357,36 @@ impl<'a, E: Executor> Cx<'a, E> {
             });
             self.settle(&mut own, n_ended);
         }
+    }
+
+    /// Runs a step of a task that a policy placed, and says what has become of its data before anybody hears how the step went.
+    #[cold]
+    fn run_placed(&self, thread: &mut E::Thread, id: TaskId, body: E::Body, resumed: bool) -> Step<E::Body> {
+        let shared = self.shared;
+        let (assigned, drained) = match shared.board(id) {
+            Boarding::Go(assigned, drained) => (assigned, drained),
+            Boarding::Refused(error) => {
+                shared.executor.refused(thread, self, id, body, &error);
+                shared.placed_ended(id, false);
+                return Step::Failed;
+            }
+        };
+        if !resumed {
+            assigned.begin();
+        }
+        *self.assigned.borrow_mut() = Some(assigned);
+        *self.drained.borrow_mut() = drained;
+        let step = shared.executor.run(thread, self, id, body);
+        let assigned = self.assigned.borrow_mut().take();
+        self.drained.borrow_mut().take();
+        drop(assigned);
+        match &step {
+            Step::Done => shared.placed_ended(id, true),
+            Step::Failed => shared.placed_ended(id, false),
+            Step::Await(..) => shared.placed_suspended(id),
+            Step::Draining(..) => {}
+        }
+        step
     }
 
     fn trace_end(

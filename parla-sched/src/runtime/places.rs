@@ -1,0 +1,552 @@
+//! Tasks that a policy places: from ready to runnable, and what they hold until they end.
+//!
+//! ```text
+//! ready -> [mapper: a choice, memory claimed] -> staging (store) -> staged -> [mapper: compute units granted] -> a worker's queue
+//! ```
+//!
+//! The mapper runs under one lock with an inbox: whoever has news posts it and, if nobody has the lock, works through all that was posted
+//! (flat combining); news that arrive meanwhile are seen after unlocking. What the decisions ask for (copies, queueing) is done
+//! without the lock.
+//!
+//! From its placement until it is queued a task counts as an [actor](super::actors): a copy under way is something that moves.
+//!
+//! Order of locks: a slot of the graph, then `inbox` or `flights`; `mapper`, then an array's (the policy asks what is missing). `inbox` and
+//! `flights` are held for a few instructions only, and nothing is called under them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parla_core::lock::Mutex;
+use parla_core::{Attrs, Claim, DeviceId, MachineModel, Ready, TaskId, TraceEvent};
+use parla_data::{DataError, Ended, Operand, Staged, Store};
+use parla_device::{DeviceError, Event};
+use rustc_hash::FxBuildHasher;
+
+use super::config::{DeviceStats, Placement, PlacingError};
+use super::shared::Shared;
+use super::{Executor, SpawnError};
+use crate::mapper::{Mapper, Placed, PolicyFault, World};
+use crate::prefetch::Prefetch;
+use crate::{Assigned, Placing};
+
+pub(super) struct Places {
+    pub(super) store: Arc<Store>,
+    start: Instant,
+    desk: Mutex<Desk>,
+    inbox: Mutex<Vec<News>>,
+    flights: Mutex<HashMap<TaskId, Flight, FxBuildHasher>>,
+    /// Several CPU devices: each has one worker, of the same number.
+    one_worker_per_cpu: bool,
+    counts: Box<[Counts]>,
+}
+
+/// By device.
+#[derive(Default)]
+struct Counts {
+    tasks: AtomicU64,
+    busy_ns: AtomicU64,
+}
+
+/// What the mapper is to hear.
+enum News {
+    Spawned(TaskId, Arc<Placing>, i32),
+    Ready(TaskId),
+    Staged(TaskId),
+    Suspended(TaskId),
+    Ended(TaskId, u64),
+    Removed(TaskId),
+}
+
+/// How far a placed task has come.
+enum Flight {
+    /// Its data is on the way.
+    Staging,
+    /// It can run, runs, or waits for something.
+    Assigned {
+        assigned: Arc<Assigned>,
+        attrs: Attrs,
+        /// How its devices ended, once it has waited for them.
+        drained: Option<Result<(), DeviceError>>,
+        /// The body blocked and waits, under this number, for what it gave back.
+        blocked: Option<u64>,
+    },
+    /// It cannot run.
+    Refused(PlacingError),
+}
+
+/// What a worker finds when it starts a placed task.
+pub(super) enum Boarding {
+    Go(Arc<Assigned>, Option<Result<(), DeviceError>>),
+    Refused(PlacingError),
+}
+
+/// The world as the mapper's policy sees it.
+struct Outlook<'a>(&'a Places);
+
+impl World for Outlook<'_> {
+    fn now(&self) -> u64 {
+        u64::try_from(self.0.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn missing_bytes(&self, placing: &Placing, devices: &[DeviceId]) -> u64 {
+        self.0.store.missing_bytes(&placing.operands, devices)
+    }
+
+    fn transfer_ns(&self, placing: &Placing, devices: &[DeviceId]) -> u64 {
+        self.0.store.missing_ns(&placing.operands, devices)
+    }
+}
+
+/// What came of a round of the mapper.
+#[derive(Default)]
+struct Round {
+    placed: Vec<Placed>,
+    faults: Vec<PolicyFault>,
+    runnable: Vec<(TaskId, i32)>,
+    prefetch: Vec<(Operand, DeviceId)>,
+}
+
+/// What the lock guards.
+struct Desk {
+    mapper: Mapper,
+    prefetch: Prefetch,
+}
+
+impl Places {
+    pub(super) fn new(placement: Placement) -> Self {
+        let model = placement.store.machine().model();
+        let cpus = |device: &&parla_core::DeviceModel| device.memory == MachineModel::HOST;
+        Self {
+            start: Instant::now(),
+            one_worker_per_cpu: model.devices.iter().filter(cpus).count() > 1,
+            counts: model.devices.iter().map(|_| Counts::default()).collect(),
+            desk: Mutex::new(Desk {
+                mapper: Mapper::new(Arc::clone(model), placement.policy, placement.depth),
+                prefetch: Prefetch::default(),
+            }),
+            store: placement.store,
+            inbox: Mutex::default(),
+            flights: Mutex::default(),
+        }
+    }
+
+    /// A task was spawned; called before anybody can see it, under its slot's lock.
+    pub(super) fn spawned(&self, id: TaskId, placing: &Arc<Placing>, priority: i32) {
+        self.inbox
+            .lock()
+            .push(News::Spawned(id, Arc::clone(placing), priority));
+    }
+
+    fn check_data(&self, placing: &Placing) -> Result<(), PlacingError> {
+        if placing.operands.is_empty() {
+            return Ok(());
+        }
+        let mut first = None;
+        for choice in &placing.choices {
+            let extra = choice.claims.iter().map(|c| c.memory).max().unwrap_or(0);
+            let devices = &choice.devices;
+            match self.store.check_fits(&placing.operands, devices, extra) {
+                Ok(()) => return Ok(()),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        first.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// The policy's name, if it was offered free devices and took none of the ready tasks.
+    pub(super) fn stalled_policy(&self) -> Option<String> {
+        let desk = self.desk.try_lock()?;
+        let mapper = &desk.mapper;
+        (mapper.is_stalled() && mapper.ready_tasks() > 0).then(|| mapper.policy().to_owned())
+    }
+
+    pub(super) fn device_stats(&self) -> Vec<DeviceStats> {
+        let model = self.store.machine().model();
+        let one = |(device, counts): (&parla_core::DeviceModel, &Counts)| DeviceStats {
+            name: device.name.clone(),
+            tasks: counts.tasks.load(Ordering::Relaxed),
+            busy_ns: counts.busy_ns.load(Ordering::Relaxed),
+        };
+        model.devices.iter().zip(&self.counts).map(one).collect()
+    }
+
+    /// Works through what was posted, unless somebody does. Returns what is to be done, several times if news keep coming.
+    fn round(&self) -> Option<Round> {
+        if self.inbox.lock().is_empty() {
+            return None;
+        }
+        let mut desk = self.desk.try_lock()?;
+        let Desk { mapper, prefetch } = &mut *desk;
+        let world = Outlook(self);
+        let news = std::mem::take(&mut *self.inbox.lock());
+        for one in news {
+            match one {
+                News::Spawned(id, placing, priority) => {
+                    prefetch.spawned(id, &placing);
+                    mapper.spawned(id, placing, priority);
+                }
+                News::Ready(id) => {
+                    prefetch.ready(id);
+                    mapper.ready(id, &world);
+                }
+                News::Staged(id) => mapper.staged(id),
+                News::Suspended(id) => mapper.suspended(id),
+                News::Ended(id, exec_ns) => {
+                    prefetch.ended(id);
+                    mapper.ended(id, exec_ns, &world);
+                }
+                News::Removed(id) => {
+                    prefetch.ended(id);
+                    mapper.removed(id, &world);
+                }
+            }
+        }
+        let mut round = Round::default();
+        loop {
+            match mapper.assign(&world) {
+                Ok(placed) => {
+                    round.placed.extend(placed);
+                    break;
+                }
+                Err(fault) => round.faults.push(fault),
+            }
+        }
+        round.runnable = mapper.take_runnable();
+        round.prefetch = prefetch.take();
+        Some(round)
+    }
+}
+
+impl<E: Executor> Shared<E> {
+    fn places(&self) -> &Places {
+        self.places
+            .as_ref()
+            .expect("a task with a placing is refused where there are no devices")
+    }
+
+    /// Whether a task can ever be served.
+    pub(super) fn check_placing(&self, placing: &Placing) -> Result<(), SpawnError> {
+        let refuse = |error| SpawnError::Placing(Arc::new(error));
+        let places = self.places.as_ref().ok_or(SpawnError::NoDevices)?;
+        places.check_data(placing).map_err(refuse)?;
+        let checked = places.desk.lock().mapper.check(placing);
+        self.hear_late_news();
+        checked.map_err(refuse)
+    }
+
+    /// A task that is to be placed became ready, for the first time or again.
+    pub(super) fn placed_ready(&self, id: TaskId) {
+        self.tell(News::Ready(id));
+    }
+
+    /// A placed task was cancelled.
+    pub(super) fn placed_removed(&self, id: TaskId) {
+        let flight = self.places().flights.lock().remove(&id);
+        drop(flight); // lets go of its data
+        self.tell(News::Removed(id));
+    }
+
+    /// A placed task waits for others, or for its devices: others may use its compute units.
+    pub(super) fn placed_suspended(&self, id: TaskId) {
+        self.tell(News::Suspended(id));
+    }
+
+    /// A placed task has ended: its data is newest where it ran, or nowhere. Called before its dependents hear of the end.
+    pub(super) fn placed_ended(&self, id: TaskId, well: bool) {
+        let places = self.places();
+        let flight = places.flights.lock().remove(&id);
+        let mut exec_ns = 0;
+        if let Some(Flight::Assigned { assigned, .. }) = flight {
+            exec_ns = assigned.busy_ns();
+            for device in &assigned.devices {
+                let counts = &places.counts[device.0 as usize];
+                counts.tasks.fetch_add(1, Ordering::Relaxed);
+                counts.busy_ns.fetch_add(exec_ns, Ordering::Relaxed);
+            }
+            assigned.end(if well {
+                Ended::Well(Vec::new())
+            } else {
+                Ended::Badly(format!("{} failed", self.executor.name_of(id)))
+            });
+        }
+        self.tell(News::Ended(id, exec_ns));
+    }
+
+    /// What a worker needs to start the task.
+    pub(super) fn board(&self, id: TaskId) -> Boarding {
+        let mut flights = self.places().flights.lock();
+        match flights.entry(id) {
+            Entry::Occupied(mut entry) => match entry.get_mut() {
+                Flight::Assigned {
+                    assigned, drained, ..
+                } => Boarding::Go(Arc::clone(assigned), drained.take()),
+                _ => match entry.remove() {
+                    Flight::Refused(error) => Boarding::Refused(error),
+                    _ => Boarding::Refused(lost()),
+                },
+            },
+            Entry::Vacant(_) => Boarding::Refused(lost()),
+        }
+    }
+
+    /// The body of a placed task has returned; it is run a last time when its devices are done.
+    pub(super) fn placed_drains(&self, id: TaskId, events: Vec<Arc<dyn Event>>) {
+        self.when_done(events, move |shared, error| {
+            let attrs = match shared.places().flights.lock().get_mut(&id) {
+                Some(Flight::Assigned { attrs, drained, .. }) => {
+                    *drained = Some(error.map_or(Ok(()), Err));
+                    *attrs
+                }
+                _ => Attrs {
+                    placed: true,
+                    ..Attrs::default()
+                },
+            };
+            if let Some(Ready { id, .. }) = shared.graph.resume(id) {
+                shared.queue_admitted(Ready { id, attrs });
+            }
+        });
+    }
+
+    /// It goes on: blocks until it has its compute units back. The caller counts as an actor.
+    pub(super) fn placed_unblocks(&self, id: TaskId) {
+        let number = self.waits.next_number();
+        if let Some(Flight::Assigned { blocked, .. }) = self.places().flights.lock().get_mut(&id) {
+            *blocked = Some(number);
+        }
+        self.tell(News::Ready(id));
+        self.waits.await_readmission(number);
+    }
+
+    fn tell(&self, news: News) {
+        self.places().inbox.lock().push(news);
+        self.work_through();
+    }
+
+    /// For news posted without a round of their own, and for those who found the lock taken by somebody who only looked.
+    #[inline]
+    pub(super) fn hear_late_news(&self) {
+        if self.places.as_ref().is_some_and(|places| !places.inbox.lock().is_empty()) {
+            self.work_through();
+        }
+    }
+
+    /// Lets the mapper hear what was posted and does what it decides.
+    fn work_through(&self) {
+        // Counted as an actor between the decision and what is done about it.
+        let _actor = self.act();
+        while let Some(round) = self.places().round() {
+            for fault in round.faults {
+                if let Some(task) = fault.task {
+                    self.refuse(task, fault.into());
+                }
+            }
+            for placed in round.placed {
+                self.stage(placed);
+            }
+            for (task, priority) in round.runnable {
+                self.queue_runnable(task, priority);
+            }
+            for (operand, device) in round.prefetch {
+                self.places().store.prefetch(&operand, device);
+            }
+        }
+    }
+
+    fn stage(&self, placed: Placed) {
+        let places = self.places();
+        let id = placed.task;
+        self.record(id, TraceEvent::Placed, None);
+        places.flights.lock().insert(id, Flight::Staging);
+        if let Some(staged) = self.stage_at_once(&placed) {
+            self.staged(placed, Ok(staged));
+            return;
+        }
+        self.join_actors();
+        let shared = self.arc();
+        let operands = Arc::clone(&placed.placing.operands);
+        let devices = placed.devices.clone();
+        let extra = placed.claims.iter().map(|c| c.memory).max().unwrap_or(0);
+        places.store.stage(
+            operands,
+            &devices,
+            extra,
+            Box::new(move |staged| {
+                shared.staged(placed, staged);
+                shared.leave_actors();
+            }),
+        );
+    }
+
+    fn stage_at_once(&self, placed: &Placed) -> Option<Staged> {
+        if placed.claims.iter().any(|claim| claim.memory > 0) && self.on_a_gpu(&placed.devices) {
+            return None;
+        }
+        let operands = &placed.placing.operands;
+        self.places().store.try_stage(operands, &placed.devices)
+    }
+
+    fn on_a_gpu(&self, devices: &[DeviceId]) -> bool {
+        let model = self.places().store.machine().model();
+        devices.iter().any(|d| model.device(*d).exclusive)
+    }
+
+    /// Its data is in place, or will never be.
+    fn staged(&self, placed: Placed, staged: Result<Staged, DataError>) {
+        let places = self.places();
+        let id = placed.task;
+        let assigned = staged
+            .map_err(PlacingError::from)
+            .and_then(|staged| self.assigned(&placed, staged).map_err(|e| PlacingError::Data(e.into())));
+        let flight = match assigned {
+            Ok(assigned) => Flight::Assigned {
+                attrs: self.attrs_of(&placed),
+                assigned: Arc::new(assigned),
+                drained: None,
+                blocked: None,
+            },
+            Err(error) => {
+                self.refuse(id, error);
+                return;
+            }
+        };
+        let gone = match places.flights.lock().entry(id) {
+            Entry::Occupied(mut entry) => {
+                entry.insert(flight);
+                None
+            }
+            Entry::Vacant(_) => Some(flight), // cancelled meanwhile
+        };
+        if gone.is_none() {
+            self.tell(News::Staged(id));
+        }
+    }
+
+    fn assigned(&self, placed: &Placed, staged: Staged) -> Result<Assigned, DeviceError> {
+        let machine = self.places().store.machine();
+        let mut streams = smallvec::SmallVec::new();
+        for &device in &placed.devices {
+            streams.push(if machine.model().device(device).exclusive {
+                Some(machine.device(device).stream()?)
+            } else {
+                None
+            });
+        }
+        Assigned::new(placed, streams, staged)
+    }
+
+    /// How the task is queued once it may run.
+    fn attrs_of(&self, placed: &Placed) -> Attrs {
+        let places = self.places();
+        let model = places.store.machine().model();
+        let cpu = placed
+            .devices
+            .iter()
+            .position(|d| !model.device(*d).exclusive);
+        Attrs {
+            priority: 0, // known once it may run
+            worker: cpu
+                .filter(|_| places.one_worker_per_cpu)
+                .and_then(|at| u16::try_from(model.device(placed.devices[at]).index).ok())
+                .filter(|&worker| usize::from(worker) < self.seats.len()),
+            claim: cpu.map_or(Claim::default(), |at| placed.claims[at]),
+            placed: true,
+        }
+    }
+
+    /// The task will fail as soon as a worker has time for that.
+    fn refuse(&self, id: TaskId, error: PlacingError) {
+        let known = {
+            let mut flights = self.places().flights.lock();
+            // A fault of the policy concerns a task that may not be in flight yet.
+            flights.insert(id, Flight::Refused(error))
+        };
+        drop(known);
+        self.queue_admitted(Ready {
+            id,
+            attrs: Attrs {
+                placed: true,
+                ..Attrs::default()
+            },
+        });
+    }
+
+    fn queue_runnable(&self, id: TaskId, priority: i32) {
+        let attrs = {
+            let mut flights = self.places().flights.lock();
+            match flights.get_mut(&id) {
+                Some(Flight::Assigned { attrs, blocked, .. }) => match blocked.take() {
+                    Some(number) => Err(number),
+                    None => {
+                        attrs.priority = priority;
+                        Ok(*attrs)
+                    }
+                },
+                _ => return, // cancelled meanwhile
+            }
+        };
+        match attrs {
+            Ok(attrs) => self.queue_admitted(Ready { id, attrs }),
+            Err(number) => self.waits.readmit(number),
+        }
+    }
+
+    /// The devices of a task whose body has returned are still at work: calls `then` once they are done.
+    pub(super) fn when_done(
+        &self,
+        events: Vec<Arc<dyn Event>>,
+        then: impl FnOnce(&Self, Option<DeviceError>) + Send + 'static,
+    ) {
+        if events.is_empty() {
+            then(self, None);
+            return;
+        }
+        self.join_actors();
+        let shared = self.arc();
+        let finish = Arc::new(Countdown {
+            left: AtomicUsize::new(events.len()),
+            error: Mutex::new(None),
+            then: Mutex::new(Some(move |error| {
+                then(&shared, error);
+                shared.leave_actors();
+            })),
+        });
+        for event in events {
+            let finish = Arc::clone(&finish);
+            event.on_done(Box::new(move |result| finish.one_done(result.err())));
+        }
+    }
+}
+
+/// The flight of a task that was never cancelled is missing: a fault of this runtime, reported as the task's error.
+fn lost() -> PlacingError {
+    PlacingError::Policy {
+        policy: "(runtime)".to_owned(),
+        fault: "lost track of the task".to_owned(),
+    }
+}
+
+/// Calls `then` when the last of several events is done, with the first error.
+struct Countdown<F> {
+    left: AtomicUsize,
+    error: Mutex<Option<DeviceError>>,
+    then: Mutex<Option<F>>,
+}
+
+impl<F: FnOnce(Option<DeviceError>)> Countdown<F> {
+    fn one_done(&self, error: Option<DeviceError>) {
+        if let Some(error) = error {
+            self.error.lock().get_or_insert(error);
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let error = self.error.lock().take();
+            let then = self.then.lock().take();
+            if let Some(then) = then {
+                then(error);
+            }
+        }
+    }
+}
