@@ -12,7 +12,6 @@
 #[cfg(not(loom))]
 mod admission;
 #[cfg(not(loom))]
-#[allow(dead_code, reason = "the runtime does not place tasks yet")]
 mod mapper;
 #[cfg(not(loom))]
 pub mod native;
@@ -35,6 +34,6 @@ mod sync;
 pub use placing::{Assigned, Choice, Placing, Runahead};
 #[cfg(not(loom))]
 pub use runtime::{
-    Cx, DeviceStats, Executor, Options, Placement, PlacingError, Runtime, RuntimeError, SpawnError, Stats, Step,
-    Task, Tick, Waited, WorkerStats,
+    Cx, DeviceStats, Executor, Options, Placement, PlacingError, Runtime, RuntimeError, SpawnError,
+    Stats, Step, Task, Tick, Waited, WorkerStats,
 };

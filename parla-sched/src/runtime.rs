@@ -17,7 +17,8 @@ use parla_core::{Cancelled, Completed, Diagnosis, TaskId, TaskState, TraceRecord
 use parla_device::Event;
 
 pub use config::{
-    DeviceStats, Options, Placement, PlacingError, RuntimeError, SpawnError, Stats, Task, WorkerStats,
+    DeviceStats, Options, Placement, PlacingError, RuntimeError, SpawnError, Stats, Task,
+    WorkerStats,
 };
 use shared::Shared;
 use trace::Trace;

@@ -329,7 +329,11 @@ impl<E: Executor> Shared<E> {
     /// For news posted without a round of their own, and for those who found the lock taken by somebody who only looked.
     #[inline]
     pub(super) fn hear_late_news(&self) {
-        if self.places.as_ref().is_some_and(|places| !places.inbox.lock().is_empty()) {
+        if self
+            .places
+            .as_ref()
+            .is_some_and(|places| !places.inbox.lock().is_empty())
+        {
             self.work_through();
         }
     }
@@ -398,9 +402,10 @@ impl<E: Executor> Shared<E> {
     fn staged(&self, placed: Placed, staged: Result<Staged, DataError>) {
         let places = self.places();
         let id = placed.task;
-        let assigned = staged
-            .map_err(PlacingError::from)
-            .and_then(|staged| self.assigned(&placed, staged).map_err(|e| PlacingError::Data(e.into())));
+        let assigned = staged.map_err(PlacingError::from).and_then(|staged| {
+            self.assigned(&placed, staged)
+                .map_err(|e| PlacingError::Data(e.into()))
+        });
         let flight = match assigned {
             Ok(assigned) => Flight::Assigned {
                 attrs: self.attrs_of(&placed),

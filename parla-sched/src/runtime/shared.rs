@@ -1,7 +1,7 @@
 //! What all threads of a runtime share: spawning, queueing, settling, counting.
 
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Weak};
 
 use crossbeam_deque::{Injector, Stealer};
 use crossbeam_utils::CachePadded;
@@ -431,7 +431,11 @@ impl<E: Executor> Shared<E> {
             finished: all().map(|c| load(&c.finished)).sum(),
             workers: self.seats.iter().map(worker).collect(),
             claimed: self.admission.lock().claimed(),
-            devices: self.places.as_ref().map(Places::device_stats).unwrap_or_default(),
+            devices: self
+                .places
+                .as_ref()
+                .map(Places::device_stats)
+                .unwrap_or_default(),
             data: self.places.as_ref().map(|places| places.store.stats()),
         }
     }

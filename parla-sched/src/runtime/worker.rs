@@ -227,7 +227,9 @@ impl<'a, E: Executor> Cx<'a, E> {
 
     /// The running task, if a policy placed it.
     pub(super) fn placed_running(&self) -> Option<TaskId> {
-        self.running.get().filter(|_| self.assigned.borrow().is_some())
+        self.running
+            .get()
+            .filter(|_| self.assigned.borrow().is_some())
     }
 
     pub(super) fn has_seat(&self) -> bool {
@@ -361,7 +363,13 @@ impl<'a, E: Executor> Cx<'a, E> {
 
     /// Runs a step of a task that a policy placed, and says what has become of its data before anybody hears how the step went.
     #[cold]
-    fn run_placed(&self, thread: &mut E::Thread, id: TaskId, body: E::Body, resumed: bool) -> Step<E::Body> {
+    fn run_placed(
+        &self,
+        thread: &mut E::Thread,
+        id: TaskId,
+        body: E::Body,
+        resumed: bool,
+    ) -> Step<E::Body> {
         let shared = self.shared;
         let (assigned, drained) = match shared.board(id) {
             Boarding::Go(assigned, drained) => (assigned, drained),

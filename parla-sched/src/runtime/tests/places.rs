@@ -48,7 +48,11 @@ impl Numbers {
 
 fn block_over(memory: &Arc<[AtomicU64]>) -> Arc<Block> {
     let bytes = memory.len() as u64 * 8;
-    Arc::new(Block::foreign(memory.as_ptr().addr(), bytes, Arc::clone(memory)))
+    Arc::new(Block::foreign(
+        memory.as_ptr().addr(),
+        bytes,
+        Arc::clone(memory),
+    ))
 }
 
 struct World {
@@ -176,7 +180,8 @@ fn halves_on_two_gpus_then_the_whole() {
                 .into_iter()
                 .enumerate()
                 .map(|(gpu, (range, by))| {
-                    let placing = world.placing(&[gpu], vec![numbers.operand(range, Access::InOut)]);
+                    let placing =
+                        world.placing(&[gpu], vec![numbers.operand(range, Access::InOut)]);
                     world.add(&[], placing, by)
                 })
                 .collect();
@@ -198,7 +203,13 @@ fn much_more_data_than_memory() {
         for round in 0..3 {
             let tasks: Vec<_> = many
                 .iter()
-                .map(|n| world.add(&[], world.placing(&[0], vec![n.operand(0..128, Access::InOut)]), 1))
+                .map(|n| {
+                    world.add(
+                        &[],
+                        world.placing(&[0], vec![n.operand(0..128, Access::InOut)]),
+                        1,
+                    )
+                })
                 .collect();
             let _ = (round, tasks);
             settle(&world.rt);
@@ -314,7 +325,10 @@ fn the_host_takes_part() {
     limited(|| {
         let world = World::new(1, 1 << 20, "locality");
         let cpu = world.store.machine().find("cpu", 0).expect("a CPU");
-        assert_eq!(world.store.machine().model().memory_of(cpu), MachineModel::HOST);
+        assert_eq!(
+            world.store.machine().model().memory_of(cpu),
+            MachineModel::HOST
+        );
         let numbers = Numbers::new(10);
         let on_gpu = world.add(
             &[],
