@@ -13,6 +13,7 @@ fn task(number: u64, priority: i32, vcus: u32) -> Ready {
     Ready {
         id: TaskId::from_u64(number),
         attrs: Attrs {
+            placed: false,
             priority,
             worker: None,
             claim,

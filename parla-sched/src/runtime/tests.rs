@@ -62,7 +62,7 @@ impl Executor for Script {
         }
     }
 
-    fn refused(&self, (): &mut (), _: &Cx<'_, Self>, _: TaskId, _: Body, _: &PlacingError) {}
+    fn refused(&self, _: &mut Alive, _: &Cx<'_, Self>, _: TaskId, _: Body, _: &PlacingError) {}
 
     fn cancelled(&self, tasks: Vec<Cancelled<Body>>) {
         self.cancelled

@@ -117,7 +117,7 @@ fn an_id_is_spawned_once_and_the_first_is_unharmed() {
     let again = rt.spawn(task(), |_| -> Body {
         unreachable!("no body is made for it")
     });
-    assert_eq!(again, Err(SpawnError::Taken(id)));
+    assert!(matches!(again, Err(SpawnError::Taken(taken)) if taken == id));
     settle(&rt);
     assert_eq!((ran.load(Ordering::SeqCst), rt.stats().spawned), (1, 1));
 }
@@ -191,7 +191,9 @@ fn a_pinned_task_runs_on_its_worker() {
             },
             |_| once(|_| {}),
         );
-        assert_eq!(refused, Err(SpawnError::Worker { wanted: 8, workers }));
+        assert!(
+            matches!(refused, Err(SpawnError::Worker { wanted: 8, workers: n }) if n == workers)
+        );
     });
 }
 

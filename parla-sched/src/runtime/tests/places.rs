@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use parla_core::{Access, DeviceId, MachineModel, Region};
 use parla_data::{Array, DataError, Home, Operand, Store};
-use parla_device::{Block, Copy, Device as _, Machine, MachineOptions, Place};
+use parla_device::{Block, Copy, Gpus, Machine, MachineOptions, Place, SimOptions};
 
 use super::*;
 use crate::{Choice, Placement, Placing, Runahead, policy};
@@ -64,8 +64,11 @@ struct World {
 impl World {
     fn new(n_gpus: u32, gpu_memory: u64, policy: &str) -> Self {
         let options = MachineOptions {
-            sim_gpus: Some(n_gpus),
-            gpu_memory: vec![gpu_memory; n_gpus as usize],
+            gpus: Gpus::Simulated(SimOptions {
+                memory: vec![gpu_memory; n_gpus as usize],
+                timed: false,
+                ..SimOptions::new(n_gpus as usize)
+            }),
             ..MachineOptions::default()
         };
         let machine = Arc::new(Machine::probe(&options).expect("simulated GPUs"));

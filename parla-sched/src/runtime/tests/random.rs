@@ -40,6 +40,7 @@ fn plan(seed: &mut u64, n: usize, workers: usize) -> Vec<Plan> {
                     0
                 },
                 worker: (below(9) == 0).then(|| u16::try_from(below(workers as u64)).expect("few")),
+                placed: false,
                 claim: Claim {
                     vcus: Vcus(if below(4) == 0 { below(1000) as u32 } else { 0 }),
                     memory: 0,
@@ -92,6 +93,7 @@ fn run(plans: &Arc<Vec<Plan>>, workers: usize) {
                 declared: Some(ids[number]),
                 dependencies: &dependencies,
                 attrs: plan.attrs,
+                placing: None,
             };
             spawn(task, body(&clock, number, plan.fails));
         }
