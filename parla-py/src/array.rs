@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use parla_core::{Access, Region};
-use parla_data::{DataError, Home, Operand, Store};
+use parla_core::Region;
+use parla_data::{DataError, Home, Store};
 use parla_device::{Block, Place};
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -89,7 +89,7 @@ impl Array {
         region: &Region,
         write: bool,
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        let Some((operand, place)) = current.find(&self.data, region) else {
+        let Some((operand, place)) = current.find(&self.data, region, write) else {
             if current.is_on_host() {
                 self.bring_home(py, region, write)?;
                 return Ok(None);
@@ -303,7 +303,7 @@ impl Array {
         let current = assignment::current(py);
         let operand = current
             .as_ref()
-            .and_then(|current| current.find(&self.data, &region));
+            .and_then(|current| current.find(&self.data, &region, true));
         Ok(operand.is_none_or(|(operand, _)| operand.access.writes()))
     }
 
@@ -443,26 +443,4 @@ pub(crate) fn c_order(shape: &[usize], item: usize) -> SmallVec<[isize; 4]> {
     }
     strides.reverse();
     strides
-}
-
-/// What an argument of `spawn` asks for: `__parla_operand__()` is (native array, box, whether every element of the box is used).
-pub(crate) fn operand(
-    object: &Bound<'_, PyAny>,
-    access: Access,
-    slot: usize,
-) -> PyResult<Option<Operand>> {
-    let py = object.py();
-    let Ok(method) = object.getattr(intern!(py, "__parla_operand__")) else {
-        return Ok(None);
-    };
-    let described = method.call0()?;
-    let (array, region, exact): (Bound<'_, PyAny>, Bound<'_, PyAny>, bool) = described.extract()?;
-    let array = array.cast::<Array>()?.get();
-    Ok(Some(Operand {
-        array: array.data.clone(),
-        region: array.region(&region)?,
-        access,
-        exact,
-        slot,
-    }))
 }

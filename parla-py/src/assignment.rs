@@ -23,6 +23,10 @@ pub(crate) struct Uses {
     pub(crate) assigned: Option<Arc<Assigned>>,
     /// Which of its devices counts as the current one.
     pub(crate) slot: usize,
+    /// Its body has started once.
+    pub(crate) begun: bool,
+    /// What the body returned, while its devices are still at work.
+    pub(crate) value: Option<Py<PyAny>>,
     /// What Python functions raised that it launched on its streams.
     pub(crate) kernel_errors: KernelErrors,
 }
@@ -34,6 +38,8 @@ impl Uses {
             runahead,
             assigned: None,
             slot: 0,
+            begun: false,
+            value: None,
             kernel_errors: KernelErrors::default(),
         }
     }
@@ -86,26 +92,29 @@ impl Current {
         &self.operands
     }
 
-    /// The operand that contains `region`, on the current device if there is one there, and where it is (`None`: at home).
+    /// The operand that contains `region`, and where it is (`None`: at home). If there are several, one on the current device goes first, then
+    /// one that may be written if that is wanted.
     pub(crate) fn find(
         &self,
         array: &parla_data::Array,
         region: &Region,
+        write: bool,
     ) -> Option<(&Operand, Option<&Place>)> {
-        let mut found = None;
-        for (index, operand) in self.operands.iter().enumerate() {
-            if operand.array.id() == array.id() && operand.region.contains(region) {
-                let place = self
-                    .assigned
-                    .as_ref()
-                    .and_then(|assigned| assigned.places().get(index));
-                if operand.slot == self.slot {
-                    return Some((operand, place));
-                }
-                found = found.or(Some((operand, place)));
-            }
-        }
-        found
+        let contains =
+            |operand: &Operand| operand.array.id() == array.id() && operand.region.contains(region);
+        let rank =
+            |operand: &Operand| (operand.slot == self.slot, !write || operand.access.writes());
+        let (index, operand) = self
+            .operands
+            .iter()
+            .enumerate()
+            .filter(|(_, operand)| contains(operand))
+            .max_by_key(|(index, operand)| (rank(operand), std::cmp::Reverse(*index)))?;
+        let place = self
+            .assigned
+            .as_ref()
+            .and_then(|assigned| assigned.places().get(index));
+        Some((operand, place))
     }
 
     /// Whether the current device works in the host's memory.

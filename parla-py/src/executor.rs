@@ -1,17 +1,19 @@
 //! How a worker runs a task's body.
 
+mod using;
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
 use parla_core::{Cancelled, TaskId};
 use parla_data::Store;
-use parla_device::Machine;
+use parla_device::{Event, Machine};
 use parla_sched::native::panic_text;
-use parla_sched::{Cx, Executor, Step};
+use parla_sched::{Cx, Executor, PlacingError, Step};
 use pyo3::exceptions::{PyBaseException, PyStopIteration, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -22,6 +24,7 @@ use crate::body::Work;
 use crate::errors;
 use crate::gil;
 use crate::key::Key;
+use crate::machine;
 use crate::runtime;
 use crate::task::{Outcome, Task};
 
@@ -37,8 +40,8 @@ pub(crate) struct PyExecutor {
     /// The process it was made in: a fork copies it without its threads.
     pub(crate) pid: u32,
     threads: Mutex<Vec<Arc<ThreadBook>>>,
-    /// What arrays have in the memories of the machine, once anybody has asked.
-    store: OnceLock<Arc<Store>>,
+    /// What arrays have in the memories of the machine; `None`: there is no memory but the host's.
+    store: Option<Arc<Store>>,
 }
 
 /// What others may know of a worker thread.
@@ -132,7 +135,11 @@ impl Executor for PyExecutor {
             *thread.book.running.lock() = Some(body.0.clone_ref(py));
             let _running = runtime::enter_task(py, cx, &body.0);
             let ran = catch_unwind(AssertUnwindSafe(|| {
-                thread.in_context(py, &body.0, || step(py, &body.0))
+                if body.0.get().has_uses {
+                    self.run_using(py, thread, cx, &body.0)
+                } else {
+                    thread.in_context(py, &body.0, || step(py, &body.0))
+                }
             }));
             let ran = ran.unwrap_or_else(|panic| {
                 let text = format!(
@@ -156,19 +163,40 @@ impl Executor for PyExecutor {
                     Step::Failed
                 }
                 Ran::Awaits(ids) => Step::Await(body, ids),
+                Ran::Drains(events) => Step::Draining(body, events),
             }
         })
     }
 
     fn refused(
         &self,
-        _thread: &mut PyThread,
+        thread: &mut PyThread,
         _cx: &Cx<'_, Self>,
-        _id: TaskId,
-        _body: PyBody,
-        _error: &parla_sched::PlacingError,
+        id: TaskId,
+        PyBody(task): PyBody,
+        error: &PlacingError,
     ) {
-        todo!()
+        thread.gil.attach();
+        Python::attach(|py| {
+            let work = task.get().core.lock().work.take();
+            close_coroutine(py, &task, work);
+            self.failed(py, &task, id, errors::placing(py, error));
+        });
+    }
+
+    fn name_of(&self, id: TaskId) -> String {
+        // Asked for when a task has failed, on the worker that ran it.
+        let known = Python::try_attach(|py| {
+            let failed = self
+                .books
+                .lock()
+                .failed
+                .get(&id)
+                .map(|(_, task)| task.clone_ref(py));
+            let task = failed.or_else(|| self.running(py, id))?;
+            Some(task.get().describe(py))
+        });
+        known.flatten().unwrap_or_else(|| id.to_string())
     }
 
     fn cancelled(&self, tasks: Vec<Cancelled<PyBody>>) {
@@ -183,11 +211,7 @@ impl Executor for PyExecutor {
                 };
                 self.n_cancelled.fetch_add(1, Ordering::Relaxed);
                 let work = task.get().core.lock().work.take();
-                if let Some(Work::Coroutine(coroutine)) = work {
-                    // Its `finally` blocks run; a coroutine that never started ends without a warning.
-                    let _running = runtime::enter_cancelled(&task);
-                    crate::python::call_method_quietly(coroutine.bind(py), "close");
-                }
+                close_coroutine(py, &task, work);
                 let cause = if cause == id {
                     None
                 } else {
@@ -282,6 +306,8 @@ enum Ran {
     Done(Py<PyAny>),
     Failed(PyErr),
     Awaits(Vec<TaskId>),
+    /// It returned, and its devices are still at work.
+    Drains(Vec<Arc<dyn Event>>),
 }
 
 fn step(py: Python<'_>, task: &Py<Task>) -> Ran {
@@ -305,6 +331,14 @@ fn step(py: Python<'_>, task: &Py<Task>) -> Ran {
         Ok(value) if !is_coroutine => Ran::Done(value.unbind()),
         Ok(coroutine) => drive(&coroutine, this),
         Err(error) => Ran::Failed(error),
+    }
+}
+
+/// Closes the coroutine of a task that will not go on: its `finally` blocks run; one that never started ends without a warning.
+fn close_coroutine(py: Python<'_>, task: &Py<Task>, work: Option<Work>) {
+    if let Some(Work::Coroutine(coroutine)) = work {
+        let _running = runtime::enter_cancelled(task);
+        crate::python::call_method_quietly(coroutine.bind(py), "close");
     }
 }
 
@@ -395,9 +429,10 @@ fn foreign_awaitable(coroutine: &Bound<'_, PyAny>, yielded: &Bound<'_, PyAny>) -
 }
 
 impl PyExecutor {
-    pub(crate) fn new(trace: bool) -> Self {
+    pub(crate) fn new(trace: bool, store: Option<Arc<Store>>) -> Self {
         Self {
             trace,
+            store,
             pid: std::process::id(),
             ..Self::default()
         }
@@ -405,7 +440,15 @@ impl PyExecutor {
 
     /// What arrays have in the memories of the machine, if this runtime moves any.
     pub(crate) fn store(&self) -> Option<&Arc<Store>> {
-        self.store.get()
+        self.store.as_ref()
+    }
+
+    /// The same, or one that holds nothing.
+    fn store_or_bare(&self, py: Python<'_>) -> PyResult<Arc<Store>> {
+        match &self.store {
+            Some(store) => Ok(Arc::clone(store)),
+            None => machine::bare_store(py),
+        }
     }
 
     /// The machine, if this runtime moves data.

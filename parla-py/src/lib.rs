@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `spawn` | the `spawn` function: checks, capture by value, dependencies |
+//! | `operands`, `placed` | what `input=`, `output=`, `inout=` and `placement=` mean |
 //! | `task`, `space` | `Task`, `TaskID` and the native base of `TaskSpace` |
 //! | `runtime` | one open runtime: opening, waiting for the end, diagnosis |
 //! | `executor` | how a worker runs a body; coroutines |
@@ -28,6 +29,8 @@ mod keep;
 mod kernels;
 mod key;
 mod machine;
+mod operands;
+mod placed;
 mod python;
 mod runtime;
 mod space;

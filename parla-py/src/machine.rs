@@ -5,72 +5,65 @@ use std::sync::Arc;
 use parla_core::lock::Mutex;
 use parla_core::{DeviceId, MemoryId};
 use parla_data::Store;
-use parla_device::{Device, DeviceError, HostBackend, HostOptions, Machine, Part};
+use parla_device::{Device, DeviceError, Machine, MachineOptions};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString};
 
 use crate::{errors, runtime};
 
-/// The machine and why it has no GPU, if it has none.
+/// The machine, with what is made of it once.
 struct Probed {
     machine: Arc<Machine>,
-    no_gpu: Option<String>,
     /// For arrays that are asked about while no runtime is open: it holds nothing.
     store: Arc<Store>,
+    /// As `machine()` returns it.
+    dict: PyOnceLock<Py<PyDict>>,
 }
 
+impl Probed {
+    fn new(options: &MachineOptions) -> Result<Arc<Self>, DeviceError> {
+        let machine = Arc::new(Machine::probe(options)?);
+        Ok(Arc::new(Self {
+            store: Store::new(Arc::clone(&machine)),
+            machine,
+            dict: PyOnceLock::new(),
+        }))
+    }
+}
+
+/// Nothing of Python is dropped or called under this lock.
 static MACHINE: Mutex<Option<Arc<Probed>>> = Mutex::new(None);
 
-fn probed() -> Result<Arc<Probed>, DeviceError> {
+/// Called detached: the first call looks at the machine.
+fn find() -> Result<Arc<Probed>, DeviceError> {
     let mut machine = MACHINE.lock();
     if let Some(probed) = &*machine {
         return Ok(Arc::clone(probed));
     }
-    let probed = Arc::new(probe()?);
+    let probed = Probed::new(&MachineOptions::from_process_env()?)?;
     *machine = Some(Arc::clone(&probed));
     Ok(probed)
 }
 
-fn probe() -> Result<Probed, DeviceError> {
-    let host = HostBackend::probe(&HostOptions::from_process_env()?)?;
-    let n_workers: Vec<_> = host
-        .host_devices()
-        .iter()
-        .map(|device| u32::try_from(device.n_workers()).unwrap_or(u32::MAX))
-        .collect();
-    let parts = [Part {
-        backend: &host,
-        n_workers: &n_workers,
-        in_host_memory: true,
-    }];
-    let inside = |_, _| parla_core::Link {
-        latency_ns: 0,
-        bytes_per_second: 1e10,
-        direct: true,
-    };
-    let machine = Arc::new(Machine::assemble(&parts, inside));
-    Ok(Probed {
-        store: Store::new(Arc::clone(&machine)),
-        machine,
-        no_gpu: Some("this build finds no GPUs".to_owned()),
-    })
+fn probed(py: Python<'_>) -> PyResult<Arc<Probed>> {
+    if let Some(known) = MACHINE.try_lock()
+        && let Some(probed) = &*known
+    {
+        return Ok(Arc::clone(probed));
+    }
+    py.detach(find).map_err(|error| errors::device(py, &error))
 }
 
 /// The machine of this process.
 pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Machine>> {
-    match py.detach(probed) {
-        Ok(probed) => Ok(Arc::clone(&probed.machine)),
-        Err(error) => Err(errors::device(py, &error)),
-    }
+    probed(py).map(|probed| Arc::clone(&probed.machine))
 }
 
 /// A store on the machine for use outside any runtime.
 pub(crate) fn bare_store(py: Python<'_>) -> PyResult<Arc<Store>> {
-    match py.detach(probed) {
-        Ok(probed) => Ok(Arc::clone(&probed.store)),
-        Err(error) => Err(errors::device(py, &error)),
-    }
+    probed(py).map(|probed| Arc::clone(&probed.store))
 }
 
 /// The number of a device that a user named, checked.
@@ -85,22 +78,26 @@ pub(crate) fn device(machine: &Machine, number: u32) -> PyResult<(DeviceId, &Arc
     }
 }
 
-/// The machine: what there is to run tasks on and to keep arrays in. Probed when first asked for; no device is touched for it.
+/// The machine: what there is to run tasks on and to keep arrays in. Looked at when first asked for; no device is touched for it.
 ///
 /// Returns:
 ///     A dict with the keys `devices` (by device number: `architecture`, `index`, `name`, `memory` (its number), `capacity` (bytes), `workers`,
 ///     `host_access`, `stream_ordered`, `ordinal`), `memories` (`name`, `capacity`), `links` (from memory, to memory: `latency_ns`, `bytes_per_second`,
-///     `direct`) and `unavailable` (for `gpu`: why there is none, or None).
+///     `direct`) and `unavailable` (for `gpu`: why there is none, or None). The same object every time, until the machine is replaced.
 ///
 /// Raises:
-///     ValueError: an environment variable or a device file has a value that makes no sense.
+///     ValueError: an environment variable has a value that makes no sense.
 ///     DeviceError: a device that was asked for cannot be had.
 #[pyfunction]
-pub(crate) fn machine(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let probed = py
-        .detach(probed)
-        .map_err(|error| errors::device(py, &error))?;
-    let machine = &probed.machine;
+pub(crate) fn machine(py: Python<'_>) -> PyResult<Py<PyDict>> {
+    let probed = probed(py)?;
+    let dict = probed
+        .dict
+        .get_or_try_init(py, || describe(py, &probed.machine).map(Bound::unbind))?;
+    Ok(dict.clone_ref(py))
+}
+
+fn describe<'py>(py: Python<'py>, machine: &Machine) -> PyResult<Bound<'py, PyDict>> {
     let model = machine.model();
     let devices = PyList::empty(py);
     for id in model.device_ids() {
@@ -137,7 +134,7 @@ pub(crate) fn machine(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         links.append(list)?;
     }
     let unavailable = PyDict::new(py);
-    unavailable.set_item("gpu", probed.no_gpu.as_deref())?;
+    unavailable.set_item("gpu", machine.unavailable("gpu"))?;
     let dict = PyDict::new(py);
     dict.set_item("devices", devices)?;
     dict.set_item("memories", memories)?;
@@ -146,29 +143,108 @@ pub(crate) fn machine(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(dict)
 }
 
-/// Replaces the machine of this process, as `config` says; None: as the environment says, read again.
+/// What a configuration may have, with the environment variable that says the same.
+const KEYS: [(&str, &str); 7] = [
+    ("cpu_cores", "PARLA_CORES"),
+    ("cpu_memory", "PARLA_CPU_MEM"),
+    ("sim_gpus", "PARLA_SIM_GPUS"),
+    ("gpu_memory", "PARLA_SIM_GPU_MEM"),
+    ("links", "PARLA_SIM_LINK"),
+    ("time", "PARLA_SIM_TIME"),
+    ("faults", "PARLA_SIM_FAULTS"),
+];
+
+/// Replace the machine of this process.
+///
+/// Args:
+///     config: None: what the environment says, read again. A dict: besides, or instead, what its keys say: `cpu_cores`, `cpu_memory` (bytes), `sim_gpus`
+///         (how many), `gpu_memory` (bytes, or a list with one number per simulated GPU), `links`, `time`, `faults` (as in ``PARLA_SIM_LINK``,
+///         ``PARLA_SIM_TIME``, ``PARLA_SIM_FAULTS``; `links` may also be a dict of its settings).
 ///
 /// Raises:
 ///     ParlaError: a runtime is open.
-///     TypeError, ValueError: the configuration makes no sense.
+///     TypeError, ValueError: the configuration makes no sense; the machine stays as it was.
 #[pyfunction]
 #[pyo3(signature = (config))]
-pub(crate) fn configure_machine(py: Python<'_>, config: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+pub(crate) fn configure_machine(
+    py: Python<'_>,
+    config: Option<&Bound<'_, PyDict>>,
+) -> PyResult<()> {
+    let mut said: Vec<(&'static str, String)> = Vec::new();
+    for (key, value) in config.into_iter().flat_map(|config| config.iter()) {
+        let known = key.extract::<String>().ok().and_then(|key| {
+            let same = |(known, _): &&(&str, &'static str)| *known == key;
+            KEYS.iter().find(same)
+        });
+        let Some((key, variable)) = known else {
+            let known: Vec<_> = KEYS.iter().map(|(known, _)| *known).collect();
+            return Err(PyValueError::new_err(format!(
+                "configure_machine: {key} is not known; there are {}",
+                known.join(", ")
+            )));
+        };
+        if !value.is_none() {
+            said.push((variable, setting(key, &value)?));
+        }
+    }
+    let options = MachineOptions::from_env(|name| {
+        let own = said.iter().find(|(variable, _)| *variable == name);
+        own.map(|(_, value)| value.clone())
+            .or_else(|| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    });
+    let options = options.map_err(|error| bad_setting(py, &error, &said))?;
     if runtime::is_any_open() {
         return Err(errors::parla_error(
             py,
             "the machine cannot be configured while a runtime is open",
         ));
     }
-    if let Some(config) = config {
-        return Err(PyTypeError::new_err(format!(
-            "configure_machine: expected None, not {}",
-            config.get_type().name()?
-        )));
-    }
-    let before = MACHINE.lock().take();
+    let probed = py
+        .detach(|| Probed::new(&options))
+        .map_err(|error| errors::device(py, &error))?;
+    let before = MACHINE.lock().replace(probed);
     drop(before);
     Ok(())
+}
+
+/// A value of a configuration as its variable would have it.
+fn setting(key: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    if value.is_instance_of::<PyString>()
+        || value.is_instance_of::<PyInt>()
+        || value.is_instance_of::<PyFloat>()
+    {
+        return Ok(value.str()?.to_string());
+    }
+    if let Ok(settings) = value.cast::<PyDict>() {
+        let settings = settings.iter().map(|(key, value)| format!("{key}={value}"));
+        return Ok(settings.collect::<Vec<_>>().join(","));
+    }
+    let Ok(items) = value.try_iter() else {
+        return Err(PyTypeError::new_err(format!(
+            "configure_machine: {key}: expected a number, a text or a list, not {}",
+            value.get_type().name()?
+        )));
+    };
+    let items = items.map(|item| Ok(item?.str()?.to_string()));
+    Ok(items.collect::<PyResult<Vec<_>>>()?.join(","))
+}
+
+/// An error of a variable that a configuration stands for names the key.
+fn bad_setting(py: Python<'_>, error: &DeviceError, said: &[(&str, String)]) -> PyErr {
+    match error {
+        DeviceError::BadVariable {
+            name,
+            value,
+            allowed,
+        } if said.iter().any(|(variable, _)| variable == name) => {
+            let key = KEYS.iter().find(|(_, variable)| variable == name);
+            let key = key.map_or(*name, |(key, _)| *key);
+            PyValueError::new_err(format!(
+                "configure_machine: {key} is {value:?}, expected {allowed}"
+            ))
+        }
+        error => errors::device(py, error),
+    }
 }
 
 /// A memory's number that a user named, checked.

@@ -182,6 +182,10 @@ import!(/// `parla._threads.snapshot`.
     thread_snapshot = "parla._threads", "snapshot");
 import!(/// `parla._threads.may_still_spawn`.
     may_still_spawn = "parla._threads", "may_still_spawn");
+import!(/// `parla.context._enter_devices`: sets the current devices and streams of the libraries that are imported.
+    enter_devices = "parla.context", "_enter_devices");
+import!(/// `parla.context._leave_devices`: undoes it.
+    leave_devices = "parla.context", "_leave_devices");
 import!(/// `numbers.Number`.
     number = "numbers", "Number");
 import!(/// `collections.abc.Iterable`.

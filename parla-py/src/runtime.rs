@@ -20,7 +20,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::errors;
 use crate::executor::{PyBody, PyExecutor};
 use crate::task::Task;
-use crate::{body, gil, python, spawn};
+use crate::{body, gil, placed, python};
 use report::{MAX_LINES, deadlock, describe, reasons};
 pub(crate) use waiting::wait_for;
 use waiting::{check_not_forked, now, wait_unless_stalled};
@@ -201,7 +201,7 @@ impl Runtime {
             placement: None,
         };
         let rt = py
-            .detach(|| Rt::new(PyExecutor::new(trace), options))
+            .detach(|| Rt::new(PyExecutor::new(trace, None), options))
             .map_err(|error| errors::parla_error(py, error.to_string()))?;
         Ok(Self {
             rt: Arc::new(rt),
@@ -287,7 +287,7 @@ impl Runtime {
             py.detach(|| self.rt.shutdown());
             self.rt.executor().close();
             body::forget_codes();
-            spawn::forget_placements();
+            placed::forget_placements();
         }
     }
 

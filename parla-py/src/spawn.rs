@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
-use parla_core::lock::Mutex;
-use parla_core::{Attrs, Claim, TaskId, Vcus};
-use parla_sched::SpawnError;
+use parla_core::{Access, Attrs, Claim, TaskId};
+use parla_data::Operand;
+use parla_sched::{Choice, Placing, Runahead, SpawnError};
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyList, PyMapping, PyString, PyTuple};
 use smallvec::SmallVec;
 
+use crate::assignment::Uses;
 use crate::body::Body;
 use crate::executor::PyBody;
+use crate::operands::{self, Argument};
+use crate::placed::{Choices, Placed};
 use crate::runtime::{self, Rt};
 use crate::space::{Dependency, Resolved, Space, TaskID, not_a_task, resolve_any};
 use crate::task::{Core, Outcome, Place, Task};
@@ -29,6 +32,8 @@ pub(crate) struct Spawner {
     priority: i32,
     name: Option<Py<PyString>>,
     retries: u32,
+    operands: Option<Arc<[Operand]>>,
+    runahead: Option<Runahead>,
 }
 
 /// Run the decorated function as a task.
@@ -37,14 +42,17 @@ pub(crate) struct Spawner {
 ///     taskid: the id to spawn under (``T[i]``); None: the task has no id.
 ///     dependencies: tasks, ids, spaces and nested iterables of them that must have ended first. Ids may be spawned later.
 ///     placement: where it may run: an architecture, a device, a task (same device), an array (where it lives), or a list of alternatives.
-///     input, output, inout: arrays it reads, writes, or both. PArrays come with a later version: anything but an empty sequence is an error.
+///     input, output, inout: what it reads, writes without reading, or both: a PArray, or a sequence of PArrays, slices of them, and (array, k) for
+///         device k of a placement on several. They are in the memory of its devices when it starts.
 ///     memory: bytes to reserve on the device while it is placed there.
 ///     vcus: fraction of the device to reserve, from 0 to 1.
 ///     ndevices: number of different devices.
-///     tags, data, runahead: accepted for programs of earlier versions; without GPUs there is nothing to choose.
+///     tags, data: accepted for programs of earlier versions.
+///     runahead: when tasks that depend on it go on: "nonblocking" (as soon as its devices keep the order; the default), "blocking" or "none" (when its
+///         devices are done), "user" (at once: whoever uses the results synchronises).
 ///     priority: higher runs earlier (default 0).
 ///     name: the task's name in messages and traces; default: the function's.
-///     retries: how often to run it again after an exception.
+///     retries: how often to run it again after an exception; only for tasks that change no array, except outputs written as a whole.
 ///     task: 0.3's name for `taskid`.
 ///
 /// Returns:
@@ -84,12 +92,21 @@ pub(crate) fn spawn(
         }
         (taskid, task) => taskid.or(task),
     };
-    for (argument, operands) in [("input", input), ("output", output), ("inout", inout)] {
-        if let Some(operands) = operands {
-            refuse_operands(argument, operands)?;
-        }
-    }
-    check_ignored(tags, data, runahead)?;
+    let argument = |name, access, value| Argument {
+        name,
+        access,
+        value,
+    };
+    let operands = operands::collect(
+        py,
+        &[
+            argument("input", Access::Input, input),
+            argument("output", Access::Output, output),
+            argument("inout", Access::InOut, inout),
+        ],
+    )?;
+    check_ignored(tags, data)?;
+    let runahead = runahead.map(parse_runahead).transpose()?;
     let placement = Placed::resolve(py, placement, vcus, memory, ndevices)?;
     let priority = match priority {
         None => 0,
@@ -111,6 +128,12 @@ pub(crate) fn spawn(
             }
         },
     };
+    if let Some(operands) = &operands {
+        check_slots(py, operands, &placement)?;
+        if retries > 0 {
+            check_repeatable(operands)?;
+        }
+    }
     Ok(Spawner {
         taskid,
         dependencies,
@@ -118,6 +141,8 @@ pub(crate) fn spawn(
         priority,
         name,
         retries,
+        operands,
+        runahead,
     })
 }
 
@@ -185,7 +210,7 @@ impl Spawner {
                 .map_or(body.name, |name| name.clone_ref(py)),
             origin: python::Origin::here(py),
             finish_scope: None,
-            uses: None,
+            uses: self.uses(),
         };
         let task = Task::pending(
             py,
@@ -196,17 +221,26 @@ impl Spawner {
                 self.placement.object.clone_ref(py),
             ),
         )?;
-        let attrs = Attrs {
-            priority: self.priority,
-            worker: self.placement.worker,
-            claim: self.placement.claim,
-            placed: false,
+        let placing = self.placing();
+        let attrs = match &placing {
+            None => Attrs {
+                priority: self.priority,
+                worker: self.placement.worker,
+                claim: self.placement.claim,
+                placed: false,
+            },
+            Some(_) => Attrs {
+                priority: self.priority,
+                worker: None,
+                claim: Claim::default(),
+                placed: true,
+            },
         };
         let request = parla_sched::Task {
             declared,
             dependencies: &edges.ids,
             attrs,
-            placing: None,
+            placing,
         };
         let make_body = |id| {
             task.get().set_id(id);
@@ -233,8 +267,35 @@ impl Spawner {
                 py,
                 "spawn: the runtime takes no more tasks, its block has ended",
             )),
+            Err(SpawnError::Placing(error)) => Err(errors::placing(py, &error)),
             Err(error) => Err(errors::spawn_error(py, format!("spawn: {error}"))),
         }
+    }
+
+    /// What the task keeps at hand while it runs; nothing for one that is neither placed nor uses arrays.
+    fn uses(&self) -> Option<Box<Uses>> {
+        let operands = match (&self.operands, &self.placement.choices) {
+            (Some(operands), _) => Arc::clone(operands),
+            (None, Choices::Devices(_)) => Arc::default(),
+            (None, _) => return None,
+        };
+        Some(Box::new(Uses::new(
+            operands,
+            self.runahead.unwrap_or_default(),
+        )))
+    }
+
+    /// What a policy needs to place the task; `None`: there is nothing to choose and nothing to move.
+    fn placing(&self) -> Option<Arc<Placing>> {
+        let choices: &Arc<[Choice]> = match (&self.operands, &self.placement.choices) {
+            (_, Choices::HostOnly) | (None, Choices::Cpu(_)) => return None,
+            (_, Choices::Cpu(choices) | Choices::Devices(choices)) => choices,
+        };
+        Some(Arc::new(Placing {
+            choices: choices.to_vec(),
+            operands: self.operands.clone().unwrap_or_default(),
+            runahead: self.runahead.unwrap_or_default(),
+        }))
     }
 }
 
@@ -321,109 +382,8 @@ impl Edges {
     }
 }
 
-/// A placement that was checked and found possible.
-struct Placed {
-    object: Py<PyAny>,
-    claim: Claim,
-    worker: Option<u16>,
-}
-
-/// The last placements given as one object with nothing else, by identity.
-static KNOWN: Mutex<Vec<(Option<Py<PyAny>>, Placed)>> = Mutex::new(Vec::new());
-const MAX_KNOWN: usize = 16;
-
-/// Forgets resolved placements; called when a runtime ends, since the environment may change before the next.
-pub(crate) fn forget_placements() {
-    let known = std::mem::take(&mut *KNOWN.lock());
-    drop(known);
-}
-
-impl Placed {
-    fn clone_ref(&self, py: Python<'_>) -> Self {
-        Self {
-            object: self.object.clone_ref(py),
-            claim: self.claim,
-            worker: self.worker,
-        }
-    }
-
-    fn resolve(
-        py: Python<'_>,
-        placement: Option<&Bound<'_, PyAny>>,
-        vcus: Option<&Bound<'_, PyAny>>,
-        memory: Option<&Bound<'_, PyAny>>,
-        ndevices: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        let plain = vcus.is_none() && memory.is_none() && ndevices.is_none();
-        if plain {
-            let known = KNOWN.lock();
-            for (key, placed) in &*known {
-                let same = match (key, placement) {
-                    (None, None) => true,
-                    (Some(key), Some(placement)) => placement.is(key),
-                    _ => false,
-                };
-                if same {
-                    return Ok(placed.clone_ref(py));
-                }
-            }
-        }
-        let ndevices = match ndevices {
-            Some(n) => n.clone(),
-            None => PyInt::new(py, 1).into_any(),
-        };
-        let object = python::resolve_placement(py)?.call1((placement, vcus, memory, ndevices))?;
-        let affinity: i64 = object.getattr("affinity")?.extract()?;
-        let placed = Self {
-            claim: Claim {
-                vcus: Vcus(object.getattr("vcus")?.extract()?),
-                memory: object.getattr("memory")?.extract()?,
-            },
-            worker: u16::try_from(affinity).ok(),
-            object: object.unbind(),
-        };
-        let cachable = match placement {
-            None => true,
-            Some(placement) => {
-                placement.is_instance(python::architecture(py)?)?
-                    || placement.is_instance(python::device(py)?)?
-            }
-        };
-        if plain && cachable {
-            let mut known = KNOWN.lock();
-            if known.len() < MAX_KNOWN {
-                known.push((placement.map(|p| p.clone().unbind()), placed.clone_ref(py)));
-            }
-        }
-        Ok(placed)
-    }
-}
-
-fn refuse_operands(argument: &str, operands: &Bound<'_, PyAny>) -> PyResult<()> {
-    let Ok(items) = operands.try_iter() else {
-        return Err(PyTypeError::new_err(format!(
-            "{argument}: expected a sequence of arrays, not {}",
-            operands.get_type().name()?
-        )));
-    };
-    match items.into_iter().next() {
-        None => Ok(()),
-        Some(item) => Err(errors::spawn_error(
-            operands.py(),
-            format!(
-                "{argument}: this version moves no data; a NumPy array ({}) can be used in the body as it is",
-                item?.get_type().name()?
-            ),
-        )),
-    }
-}
-
 /// Arguments of earlier versions that have no effect on CPU tasks: their types are still checked.
-fn check_ignored(
-    tags: Option<&Bound<'_, PyAny>>,
-    data: Option<&Bound<'_, PyAny>>,
-    runahead: Option<&Bound<'_, PyAny>>,
-) -> PyResult<()> {
+fn check_ignored(tags: Option<&Bound<'_, PyAny>>, data: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
     if let Some(tags) = tags
         && !(tags.is_instance_of::<PyString>() || tags.try_iter().is_ok())
     {
@@ -440,19 +400,85 @@ fn check_ignored(
             data.get_type().name()?
         )));
     }
-    if let Some(runahead) = runahead {
-        if runahead.is_instance_of::<PyInt>()
-            || runahead.is_instance_of::<PyString>()
-            || runahead.hasattr("name")?
-        {
-            return Ok(());
-        }
-        return Err(PyTypeError::new_err(format!(
-            "runahead: expected a behaviour, not {}",
+    Ok(())
+}
+
+/// When the dependents of the task go on: a name, 0.3's number, or an object with a name.
+fn parse_runahead(runahead: &Bound<'_, PyAny>) -> PyResult<Runahead> {
+    let wrong = || -> PyResult<PyErr> {
+        Ok(PyTypeError::new_err(format!(
+            "runahead: expected \"blocking\", \"nonblocking\", \"user\" or \"none\", not {}",
             runahead.get_type().name()?
-        )));
+        )))
+    };
+    let name = if let Ok(name) = runahead.cast::<PyString>() {
+        name.to_string()
+    } else if runahead.hasattr("name")? {
+        runahead
+            .getattr("name")?
+            .extract()
+            .map_err(|_| wrong().unwrap_or_else(|error| error))?
+    } else if runahead.is_instance_of::<PyInt>() {
+        runahead.to_string()
+    } else {
+        return Err(wrong()?);
+    };
+    let plain: String = name
+        .chars()
+        .filter(|c| !matches!(c, '_' | '-' | ' '))
+        .flat_map(char::to_lowercase)
+        .collect();
+    match plain.as_str() {
+        "none" | "0" | "blocking" | "1" => Ok(Runahead::Blocking),
+        "nonblocking" | "2" => Ok(Runahead::NonBlocking),
+        "user" | "3" => Ok(Runahead::User),
+        _ => Err(PyValueError::new_err(format!(
+            "runahead: expected \"blocking\", \"nonblocking\", \"user\" or \"none\", not {name:?}"
+        ))),
+    }
+}
+
+/// `(array, k)` needs a device k in every option.
+fn check_slots(py: Python<'_>, operands: &[Operand], placement: &Placed) -> PyResult<()> {
+    let Some(last) = operands.iter().max_by_key(|operand| operand.slot) else {
+        return Ok(());
+    };
+    if last.slot == 0 {
+        return Ok(());
+    }
+    for option in placement.object.bind(py).getattr("options")?.try_iter()? {
+        let n = option?.len()?;
+        if last.slot >= n {
+            return Err(errors::spawn_error(
+                py,
+                format!(
+                    "({}, {}): the task has no device {}: a placement has {n} device(s), counted from 0",
+                    last.array.name(),
+                    last.slot,
+                    last.slot
+                ),
+            ));
+        }
     }
     Ok(())
+}
+
+/// A body may be run again only if that does not count twice: not on data that it may have changed.
+fn check_repeatable(operands: &[Operand]) -> PyResult<()> {
+    let changes = |operand: &&Operand| match operand.access {
+        Access::Input => false,
+        Access::Output => !operand.exact,
+        Access::InOut => true,
+    };
+    match operands.iter().find(changes) {
+        Some(operand) => Err(PyValueError::new_err(format!(
+            "retries: the task changes {}{}, so it cannot be run again from where it began; \
+             only tasks with inputs, and outputs that are written as a whole, can",
+            operand.array.name(),
+            operand.region
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn integer(value: &Bound<'_, PyAny>, argument: &str, least: i32) -> PyResult<i32> {

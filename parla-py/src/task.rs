@@ -33,6 +33,8 @@ pub(crate) struct Task {
     /// Held only for moments and never across a call into Python.
     pub(crate) core: Mutex<Core>,
     pub(crate) place: Option<Place>,
+    /// It was spawned with [`Core::uses`].
+    pub(crate) has_uses: bool,
     /// Placement: where the task may run, shared with other tasks.
     placement: Py<PyAny>,
 }
@@ -86,6 +88,7 @@ impl Task {
         Self {
             rt,
             id: AtomicU64::new(u64::MAX),
+            has_uses: core.uses.is_some(),
             core: Mutex::new(core),
             place,
             placement,

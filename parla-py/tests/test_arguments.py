@@ -192,7 +192,7 @@ BAD_ENVIRONMENT = [
     *[("PARLA_CORES", v) for v in ("0", "-3", "many")],
     *[("PARLA_CPU_MEM", v) for v in ("-1", "lots", "nan")],
     *[("PARLA_WATCHDOG", v) for v in ("-1", "soon", "nan")],
-    ("PARLA_SIM_GPUS", "2"),
+    ("PARLA_SIM_GPUS", "two"),
 ]
 
 

@@ -1,0 +1,210 @@
+//! How a worker runs a body that uses arrays or devices.
+
+use std::sync::Arc;
+
+use parla_core::DeviceId;
+use parla_data::{Ended, Operand};
+use parla_device::{DeviceError, Event};
+use parla_sched::{Assigned, Cx, Runahead};
+use pyo3::prelude::*;
+
+use super::{PyExecutor, PyThread, Ran, step};
+use crate::assignment;
+use crate::task::Task;
+use crate::{errors, keep, machine, python};
+
+impl PyExecutor {
+    /// One step of a task with operands or devices. Its [`Uses`](assignment::Uses) say where they are while the body runs.
+    pub(super) fn run_using(
+        &self,
+        py: Python<'_>,
+        thread: &mut PyThread,
+        cx: &Cx<'_, Self>,
+        task: &Py<Task>,
+    ) -> Ran {
+        if let Some(drained) = cx.drained() {
+            return last_step(py, task, drained);
+        }
+        let assigned = cx.assigned();
+        if let Err(error) = self.prepare(py, task, assigned.as_ref()) {
+            return Ran::Failed(error);
+        }
+        let ran = run_on_devices(py, task, assigned.as_deref(), || {
+            thread.in_context(py, task, || step(py, task))
+        });
+        let (runahead, kernel_errors, operands) = {
+            let mut core = task.get().core.lock();
+            let uses = core.uses.as_mut().expect("it is there until the task ends");
+            uses.assigned = None; // not the last one: `assigned` is here
+            (
+                uses.runahead,
+                uses.kernel_errors.clone(),
+                Arc::clone(&uses.operands),
+            )
+        };
+        let ran = match (ran, kernel_errors.take(py)) {
+            (Ran::Done(_), Some(error)) => Ran::Failed(error),
+            (ran, _) => ran,
+        };
+        let ran = match &assigned {
+            Some(assigned) => settle(py, task, assigned, runahead, ran),
+            None => ran,
+        };
+        if matches!(ran, Ran::Failed(_)) && assigned.is_none() {
+            self.spoil(py, task, &operands);
+        }
+        drop((assigned, operands));
+        keep::drain(py);
+        ran
+    }
+
+    /// Brings what the body needs: where it was placed that has been done, otherwise its operands must be current at home.
+    fn prepare(
+        &self,
+        py: Python<'_>,
+        task: &Py<Task>,
+        assigned: Option<&Arc<Assigned>>,
+    ) -> PyResult<()> {
+        let operands = {
+            let mut core = task.get().core.lock();
+            let uses = core.uses.as_mut().expect("it is there until the task ends");
+            uses.assigned = assigned.cloned();
+            let goes_on = std::mem::replace(&mut uses.begun, true);
+            if assigned.is_some() || goes_on {
+                return Ok(());
+            }
+            Arc::clone(&uses.operands)
+        };
+        if operands.iter().all(|operand| operand.array.is_host_only()) {
+            return Ok(());
+        }
+        let store = self.store_or_bare(py)?;
+        let at_home = |operand: &Operand| {
+            let (array, region) = (&operand.array, &operand.region);
+            if operand.fetches() {
+                store.to_host(array, region, false)?;
+            }
+            if operand.access.writes() {
+                store.to_host(array, region, true)?;
+            }
+            Ok(())
+        };
+        py.detach(|| operands.iter().try_for_each(at_home))
+            .map_err(|error| errors::data(py, &error))
+    }
+
+    /// The body failed half-way: what it was to write at home is not to be trusted.
+    fn spoil(&self, py: Python<'_>, task: &Py<Task>, operands: &Arc<[Operand]>) {
+        if !operands.iter().any(|operand| operand.access.writes()) {
+            return;
+        }
+        let Ok(store) = self.store_or_bare(py) else {
+            return;
+        };
+        let because = format!("{} failed", task.get().describe(py));
+        let n_slots = operands.iter().map(|operand| operand.slot + 1).max();
+        let cpu = vec![DeviceId(0); n_slots.unwrap_or(1)];
+        py.detach(|| {
+            if let Some(mut staged) = store.try_stage(operands, &cpu) {
+                staged.begin();
+                staged.end(Ended::Badly(because));
+            }
+        });
+    }
+}
+
+/// The body has returned or raised: what its devices still have to do comes first.
+fn settle(
+    py: Python<'_>,
+    task: &Py<Task>,
+    assigned: &Assigned,
+    runahead: Runahead,
+    ran: Ran,
+) -> Ran {
+    let wanted = match ran {
+        Ran::Done(_) => runahead != Runahead::User,
+        Ran::Failed(_) => true,
+        Ran::Awaits(_) | Ran::Drains(_) => false,
+    };
+    if !wanted {
+        return ran;
+    }
+    match (ran, outstanding(assigned)) {
+        (Ran::Done(_), Err(error)) => Ran::Failed(errors::device(py, &error)),
+        (Ran::Done(value), Ok(events)) if !events.is_empty() => {
+            if let Some(uses) = &mut task.get().core.lock().uses {
+                uses.value = Some(value);
+            }
+            Ran::Drains(events)
+        }
+        (Ran::Failed(error), Ok(events)) => {
+            // It must not go on writing where others write next. The body's own error is the one to report.
+            py.detach(|| events.iter().for_each(|event| drop(event.synchronize())));
+            Ran::Failed(error)
+        }
+        (ran, _) => ran,
+    }
+}
+
+/// The devices have done what the body gave them, or failed.
+fn last_step(py: Python<'_>, task: &Py<Task>, drained: Result<(), DeviceError>) -> Ran {
+    let (value, kernel_errors) = {
+        let mut core = task.get().core.lock();
+        let uses = core.uses.as_mut().expect("it is there until the task ends");
+        (uses.value.take(), uses.kernel_errors.clone())
+    };
+    match (kernel_errors.take(py), drained, value) {
+        // What the function raised says more than that the device noticed.
+        (Some(error), ..) => Ran::Failed(error),
+        (None, Err(error), _) => Ran::Failed(errors::device(py, &error)),
+        (None, Ok(()), Some(value)) => Ran::Done(value),
+        (None, Ok(()), None) => Ran::Failed(errors::parla_error(py, "a task lost its value")),
+    }
+}
+
+/// Runs the body with the devices' libraries set to its devices and streams.
+fn run_on_devices(
+    py: Python<'_>,
+    task: &Py<Task>,
+    assigned: Option<&Assigned>,
+    run: impl FnOnce() -> Ran,
+) -> Ran {
+    let Some(assigned) = assigned else {
+        return run();
+    };
+    let enter = || -> PyResult<Option<Py<PyAny>>> {
+        let machine = machine::current(py)?;
+        let has_library = |id: &parla_core::DeviceId| machine.device(*id).ordinal().is_some();
+        if !assigned.devices.iter().any(has_library) {
+            return Ok(None);
+        }
+        let devices = assignment::to_list(py, task.get(), assigned)?;
+        let token = python::enter_devices(py)?.call1((devices,))?;
+        Ok(Some(token.unbind()))
+    };
+    let token = match enter() {
+        Ok(token) => token,
+        Err(error) => return Ran::Failed(error),
+    };
+    let ran = run();
+    let Some(token) = token else {
+        return ran;
+    };
+    let left = python::leave_devices(py).and_then(|leave| leave.call1((token,)));
+    match (ran, left) {
+        (Ran::Failed(error), _) => Ran::Failed(error),
+        (_, Err(error)) => Ran::Failed(error),
+        (ran, Ok(_)) => ran,
+    }
+}
+
+/// Events after all that the body gave to its devices and these have not done yet.
+fn outstanding(assigned: &Assigned) -> Result<Vec<Arc<dyn Event>>, DeviceError> {
+    let mut events = Vec::new();
+    for stream in assigned.streams.iter().flatten() {
+        if !stream.is_idle()? {
+            events.push(stream.record()?);
+        }
+    }
+    Ok(events)
+}

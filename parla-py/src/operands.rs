@@ -1,0 +1,234 @@
+//! The arrays a task uses: what `input=`, `output=` and `inout=` of `spawn` mean.
+
+use std::sync::Arc;
+
+use parla_core::Access;
+use parla_data::Operand;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyTuple};
+
+use crate::array::Array;
+use crate::errors;
+
+/// Where one of the three arguments belongs.
+pub(crate) struct Argument<'a, 'py> {
+    pub(crate) name: &'static str,
+    pub(crate) access: Access,
+    pub(crate) value: Option<&'a Bound<'py, PyAny>>,
+}
+
+/// An operand with the argument that named it.
+struct Named {
+    argument: &'static str,
+    operand: Operand,
+}
+
+/// The operands of a task; `None` if it has none, which is the common case and costs next to nothing.
+pub(crate) fn collect(
+    py: Python<'_>,
+    arguments: &[Argument<'_, '_>; 3],
+) -> PyResult<Option<Arc<[Operand]>>> {
+    let mut named: Vec<Named> = Vec::new();
+    for argument in arguments {
+        if let Some(value) = argument.value {
+            argument.add(value, &mut named)?;
+        }
+    }
+    if named.is_empty() {
+        return Ok(None);
+    }
+    check(py, &named)?;
+    Ok(Some(merge(named).into()))
+}
+
+impl Argument<'_, '_> {
+    fn add(&self, value: &Bound<'_, PyAny>, named: &mut Vec<Named>) -> PyResult<()> {
+        if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+            if let Some((array, slot)) = self.pair(tuple)? {
+                return self.add_one(&array, slot, named);
+            }
+            for item in tuple.iter_borrowed() {
+                self.add_item(&item, named)?;
+            }
+            return Ok(());
+        }
+        if let Some(operand) = self.operand(value, 0)? {
+            self.push(operand, named);
+            return Ok(());
+        }
+        let is_text = value.is_instance_of::<PyString>() || value.is_instance_of::<PyBytes>();
+        if is_text || is_ndarray(value) {
+            return Err(self.no_operand(value));
+        }
+        let Ok(items) = value.try_iter() else {
+            return Err(self.no_operand(value));
+        };
+        for item in items {
+            self.add_item(&item?, named)?;
+        }
+        Ok(())
+    }
+
+    fn add_item(&self, item: &Bound<'_, PyAny>, named: &mut Vec<Named>) -> PyResult<()> {
+        if let Ok(tuple) = item.cast::<PyTuple>()
+            && let Some((array, slot)) = self.pair(tuple)?
+        {
+            return self.add_one(&array, slot, named);
+        }
+        self.add_one(item, 0, named)
+    }
+
+    fn add_one(
+        &self,
+        array: &Bound<'_, PyAny>,
+        slot: usize,
+        named: &mut Vec<Named>,
+    ) -> PyResult<()> {
+        match self.operand(array, slot)? {
+            Some(operand) => {
+                self.push(operand, named);
+                Ok(())
+            }
+            None => Err(self.no_operand(array)),
+        }
+    }
+
+    /// `(array, k)`: an array on device k of the task.
+    fn pair<'py>(
+        &self,
+        tuple: &Bound<'py, PyTuple>,
+    ) -> PyResult<Option<(Bound<'py, PyAny>, usize)>> {
+        if tuple.len() != 2 {
+            return Ok(None);
+        }
+        let slot = tuple.get_item(1)?;
+        if !slot.is_instance_of::<PyInt>() || slot.is_instance_of::<PyBool>() {
+            return Ok(None);
+        }
+        let slot = slot.extract().map_err(|_| {
+            PyValueError::new_err(format!(
+                "{}: device {slot} of the task, counted from 0",
+                self.name
+            ))
+        })?;
+        Ok(Some((tuple.get_item(0)?, slot)))
+    }
+
+    /// What an array says of itself: `__parla_operand__()` is (native array, box, whether every element of the box is used).
+    fn operand(&self, object: &Bound<'_, PyAny>, slot: usize) -> PyResult<Option<Operand>> {
+        let py = object.py();
+        let Ok(method) = object.getattr(intern!(py, "__parla_operand__")) else {
+            return Ok(None);
+        };
+        let described = method.call0()?;
+        let described = described.cast::<PyTuple>()?;
+        let array = described.get_borrowed_item(0)?;
+        let array = array.cast::<Array>()?.get();
+        let region = array.region(&*described.get_borrowed_item(1)?)?;
+        let exact = described.get_borrowed_item(2)?.is_truthy()?;
+        Ok(Some(Operand {
+            array: array.data().clone(),
+            region,
+            access: self.access,
+            exact,
+            slot,
+        }))
+    }
+
+    fn push(&self, operand: Operand, named: &mut Vec<Named>) {
+        named.push(Named {
+            argument: self.name,
+            operand,
+        });
+    }
+
+    fn no_operand(&self, object: &Bound<'_, PyAny>) -> PyErr {
+        let kind = object
+            .get_type()
+            .name()
+            .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        let hint = if is_ndarray(object) {
+            "; wrap it: parla.asarray(a)"
+        } else {
+            ""
+        };
+        PyTypeError::new_err(format!(
+            "{}: expected PArrays, slices of them, or (array, k), not {kind}{hint}",
+            self.name
+        ))
+    }
+}
+
+/// Whether it is an array of NumPy or of something like it.
+fn is_ndarray(object: &Bound<'_, PyAny>) -> bool {
+    let has = |name| object.hasattr(name).unwrap_or(false);
+    has("__array_interface__") || has("__cuda_array_interface__") || has("__dlpack__")
+}
+
+/// Refuses what no schedule can make right.
+fn check(py: Python<'_>, named: &[Named]) -> PyResult<()> {
+    for (i, one) in named.iter().enumerate() {
+        let operand = &one.operand;
+        if !operand.access.writes() {
+            continue;
+        }
+        if !operand.array.home().writable {
+            return Err(errors::spawn_error(
+                py,
+                format!(
+                    "{}: {} is read-only (or several of its elements share memory), so it can be an input only",
+                    one.argument,
+                    operand.array.name()
+                ),
+            ));
+        }
+        let clash = named[..i].iter().find(|other| {
+            let before = &other.operand;
+            before.access.writes()
+                && before.slot != operand.slot
+                && before.array.id() == operand.array.id()
+                && before.region.intersection(&operand.region).is_some()
+        });
+        if let Some(other) = clash {
+            return Err(errors::spawn_error(
+                py,
+                format!(
+                    "{}: device {} of the task would write {}{} and device {} {}{} ({}), which overlap",
+                    one.argument,
+                    operand.slot,
+                    operand.array.name(),
+                    operand.region,
+                    other.operand.slot,
+                    other.operand.array.name(),
+                    other.operand.region,
+                    other.argument,
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// One operand per box and device: an array that is named twice for the same box is used in both ways.
+fn merge(named: Vec<Named>) -> Vec<Operand> {
+    let mut merged: Vec<Operand> = Vec::with_capacity(named.len());
+    for Named { operand, .. } in named {
+        let same = merged.iter_mut().find(|before| {
+            before.slot == operand.slot
+                && before.array.id() == operand.array.id()
+                && before.region == operand.region
+        });
+        match same {
+            Some(before) => {
+                before.exact |= operand.exact;
+                if before.access != operand.access {
+                    before.access = Access::InOut;
+                }
+            }
+            None => merged.push(operand),
+        }
+    }
+    merged
+}
