@@ -8,19 +8,47 @@ use parla_core::{DeviceId, MachineModel, TaskId};
 use crate::Placing;
 
 mod eager;
+mod locality;
+mod random;
 mod ready;
+mod seeded;
 mod spec;
 
 pub use spec::{PolicyEntry, PolicyError, help, make};
 
 use spec::{Made, Settings};
 
-/// The policies that can be chosen by name; the first is the simplest.
-pub const POLICIES: &[PolicyEntry] = &[PolicyEntry {
-    name: "eager",
-    about: "first come, first served by priority, on the first choice that fits",
-    make: eager::make,
-}];
+/// The policies that can be chosen by name.
+pub const POLICIES: &[PolicyEntry] = &[
+    PolicyEntry {
+        name: "eager",
+        about: "first come, first served by priority, on the first choice that fits; knows nothing of data",
+        make: eager::make,
+    },
+    PolicyEntry {
+        name: "locality",
+        about: "each task where it can start soonest: time to move its data against load; window=32: ready tasks looked at per decision",
+        make: locality::make,
+    },
+    PolicyEntry {
+        name: "random",
+        about: "any task on any choice that fits, by the seed: what others are to beat; window=32: ready tasks to choose from",
+        make: random::make,
+    },
+];
+
+/// The choices of a task that include a device and fit.
+fn fitting_on<'a>(
+    cx: &'a SchedCx<'_>,
+    task: TaskId,
+    device: DeviceId,
+) -> impl Iterator<Item = usize> + use<'a> {
+    let choices = cx.task(task).map(|placing| placing.choices.iter());
+    let choices = choices.into_iter().flatten().enumerate();
+    choices
+        .filter(move |(number, choice)| choice.devices.contains(&device) && cx.fits(task, *number))
+        .map(|(number, _)| number)
+}
 
 /// What a policy may know. Read-only, and cheap to ask.
 pub trait View {

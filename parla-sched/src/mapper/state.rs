@@ -9,11 +9,12 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::units::{Needs, Units, UnitsTurn, units};
-use super::{PATIENCE, Placed};
-use crate::policy::Assignment;
-use crate::{Choice, Placing, PlacingError};
+use crate::Placing;
 
+mod choose;
 mod validate;
+
+use choose::Reservation;
 
 /// Order of service of ready tasks: higher priority first, then first come.
 type Turn = (Reverse<i32>, u64);
@@ -94,14 +95,6 @@ struct DeviceAccount {
     last_given: u64,
 }
 
-/// Devices that wait for one task.
-#[derive(Debug)]
-struct Reservation {
-    task: TaskId,
-    turn: Turn,
-    choice: usize,
-}
-
 #[derive(Debug)]
 pub(super) struct State {
     machine: Arc<MachineModel>,
@@ -147,52 +140,6 @@ impl State {
             decisions: 0,
             machine,
         }
-    }
-
-    pub(super) fn check(&self, placing: &Placing) -> Result<(), PlacingError> {
-        let mut first = None;
-        for choice in &placing.choices {
-            match self.check_choice(choice) {
-                Ok(()) => return Ok(()),
-                Err(error) => first = first.or(Some(error)),
-            }
-        }
-        Err(first.unwrap_or_else(|| PlacingError::Choice("there is none to choose from".into())))
-    }
-
-    fn check_choice(&self, choice: &Choice) -> Result<(), PlacingError> {
-        if choice.devices.is_empty() {
-            return Err(PlacingError::Choice("it names no device".into()));
-        }
-        if choice.devices.len() != choice.claims.len() {
-            return Err(PlacingError::Choice(format!(
-                "it has {} devices and {} claims",
-                choice.devices.len(),
-                choice.claims.len()
-            )));
-        }
-        for (k, (&device, claim)) in choice.devices.iter().zip(&choice.claims).enumerate() {
-            let Some(model) = self.machine.devices.get(device.0 as usize) else {
-                return Err(PlacingError::Choice(format!(
-                    "there is no device {}, the machine has {}",
-                    device.0,
-                    self.machine.devices.len()
-                )));
-            };
-            if choice.devices[..k].contains(&device) {
-                return Err(PlacingError::Choice(format!(
-                    "it names {} twice",
-                    model.name
-                )));
-            }
-            self.ledgers[device.0 as usize]
-                .check(claim)
-                .map_err(|error| PlacingError::Claim {
-                    device: model.name.clone(),
-                    error,
-                })?;
-        }
-        Ok(())
     }
 
     pub(super) fn machine(&self) -> &MachineModel {
@@ -270,194 +217,6 @@ impl State {
         };
         self.pushed.insert(turn, id);
         true
-    }
-
-    /// Whether a choice of a pushed task could be placed now.
-    pub(super) fn fits(&self, id: TaskId, choice: usize) -> bool {
-        let Some(Entry { placing, stage, .. }) = self.tasks.get(&id) else {
-            return false;
-        };
-        let (Stage::Pushed { turn, .. }, Some(choice)) = (stage, placing.choices.get(choice))
-        else {
-            return false;
-        };
-        self.choice_fits(choice) && !self.is_barred(*turn, choice)
-    }
-
-    fn choice_fits(&self, choice: &Choice) -> bool {
-        // A choice that can never be served never fits: it may have fewer claims than devices, or devices that are not there.
-        let is_free = |(&device, claim): (&DeviceId, &Claim)| {
-            let number = device.0 as usize;
-            self.devices.get(number).is_some_and(|account| {
-                account.now.places < account.n_places
-                    && self.ledgers[number].fits(&self.memory(device, claim))
-                    && claim.vcus <= Vcus::WHOLE
-            })
-        };
-        choice.devices.len() == choice.claims.len()
-            && choice.devices.iter().zip(&choice.claims).all(is_free)
-            && self.check_choice(choice).is_ok()
-    }
-
-    fn is_barred(&self, turn: Turn, choice: &Choice) -> bool {
-        self.reservation.as_ref().is_some_and(|reservation| {
-            reservation.turn < turn
-                && self
-                    .reserved_choice(reservation)
-                    .is_some_and(|reserved| share_device(reserved, &choice.devices))
-        })
-    }
-
-    fn reserved_choice(&self, reservation: &Reservation) -> Option<&Choice> {
-        let entry = self.tasks.get(&reservation.task)?;
-        entry.placing.choices.get(reservation.choice)
-    }
-
-    /// The device with a free place that has least to do for its size; of equal ones that which waited longest for a task.
-    pub(super) fn neediest(&self, refused: &[bool]) -> Option<DeviceId> {
-        let workers = |number: usize| u64::from(self.machine.devices[number].n_workers.max(1));
-        let load = |number: usize| self.devices[number].now.load as u64;
-        (0..self.devices.len())
-            .filter(|&number| {
-                let account = &self.devices[number];
-                !refused[number] && account.now.places < account.n_places
-            })
-            .min_by(|&a, &b| {
-                let (load_a, load_b) = (load(a) * workers(b), load(b) * workers(a));
-                let last = |number: usize| self.devices[number].last_given;
-                load_a.cmp(&load_b).then(last(a).cmp(&last(b)))
-            })
-            .and_then(|number| u32::try_from(number).ok())
-            .map(DeviceId)
-    }
-
-    /// Carries a decision out, if it can be.
-    ///
-    /// # Errors
-    /// What the policy did wrong, and the task to which it did so.
-    pub(super) fn place(
-        &mut self,
-        assignment: Assignment,
-        offered: DeviceId,
-    ) -> Result<Placed, (Option<TaskId>, String)> {
-        let Assignment { task: id, choice } = assignment;
-        let Some(entry) = self.tasks.get(&id) else {
-            return Err((
-                None,
-                format!("assigned {id}, which is not there (any more)"),
-            ));
-        };
-        let turn = match entry.stage {
-            Stage::Pushed { turn, .. } => turn,
-            Stage::Spawned => {
-                return Err((None, format!("assigned {id}, which is not ready yet")));
-            }
-            _ => return Err((None, format!("assigned {id} twice"))),
-        };
-        let Some(chosen) = entry.placing.choices.get(choice) else {
-            let n_choices = entry.placing.choices.len();
-            return Err((
-                Some(id),
-                format!("assigned {id} by its choice {choice}, of which it has {n_choices}"),
-            ));
-        };
-        if !chosen.devices.contains(&offered) {
-            let offered = &self.machine.device(offered).name;
-            return Err((
-                Some(id),
-                format!("assigned {id} by its choice {choice}, which is without {offered}"),
-            ));
-        }
-        if !self.fits(id, choice) {
-            return Err((
-                Some(id),
-                format!("assigned {id} by its choice {choice}, which does not fit now"),
-            ));
-        }
-        let placing = Arc::clone(&entry.placing);
-        let chosen = &placing.choices[choice];
-        self.pushed.remove(&turn);
-        if self.reservation.as_ref().is_some_and(|r| r.task == id) {
-            self.reservation = None;
-        }
-        let claims: SmallVec<[Claim; 1]> = (chosen.devices.iter().zip(&chosen.claims))
-            .map(|(&device, claim)| self.effective(device, claim))
-            .collect();
-        self.decisions += 1;
-        for (&device, claim) in chosen.devices.iter().zip(&claims) {
-            let memory = self.memory(device, claim);
-            let granted = self.ledgers[device.0 as usize].try_claim(&memory);
-            debug_assert!(granted, "it fitted a moment ago");
-            self.devices[device.0 as usize].last_given = self.decisions;
-        }
-        self.set_stage(id, Stage::Placed { choice });
-        self.passed_over(turn, &chosen.devices);
-        Ok(Placed {
-            task: id,
-            choice,
-            devices: chosen.devices.clone(),
-            claims,
-            variant: chosen.variant,
-            placing,
-        })
-    }
-
-    /// A task of that turn got those devices; whoever is first in turn has been passed over, if it could have used one of them.
-    fn passed_over(&mut self, turn: Turn, devices: &[DeviceId]) {
-        let Some((&first_turn, &first)) = self.pushed.first_key_value() else {
-            return;
-        };
-        let Some(entry) = self.tasks.get_mut(&first) else {
-            return;
-        };
-        let Stage::Pushed { passed_over, .. } = &mut entry.stage else {
-            return;
-        };
-        let choices = &entry.placing.choices;
-        if first_turn > turn || !choices.iter().any(|choice| share_device(choice, devices)) {
-            return;
-        }
-        *passed_over += 1;
-        if *passed_over < PATIENCE || self.reservation.is_some() {
-            return;
-        }
-        let placing = Arc::clone(&entry.placing);
-        let choices = || placing.choices.iter().enumerate();
-        let choice = choices()
-            .find(|(_, choice)| self.choice_fits(choice))
-            .or_else(|| choices().find(|(_, choice)| self.check_choice(choice).is_ok()));
-        self.reservation = choice.map(|(choice, _)| Reservation {
-            task: first,
-            turn: first_turn,
-            choice,
-        });
-    }
-
-    /// After all devices were offered in vain: ends a reservation that the policy does not use though it could, or that waits for
-    /// suspended tasks. Returns whether it did, so that the devices may be offered again.
-    pub(super) fn end_idle_reservation(&mut self) -> bool {
-        let Some(reservation) = &self.reservation else {
-            return false;
-        };
-        let waits = self.reserved_choice(reservation).is_some_and(|choice| {
-            let is_busy = |device: &DeviceId| self.devices[device.0 as usize].now.active > 0;
-            !self.choice_fits(choice) && choice.devices.iter().any(is_busy)
-        });
-        if !waits {
-            self.end_reservation();
-        }
-        !waits
-    }
-
-    fn end_reservation(&mut self) {
-        let Some(Reservation { task, .. }) = self.reservation.take() else {
-            return;
-        };
-        if let Some(entry) = self.tasks.get_mut(&task)
-            && let Stage::Pushed { passed_over, .. } = &mut entry.stage
-        {
-            *passed_over = 0;
-        }
     }
 
     /// A placed task's data is there.
@@ -628,8 +387,4 @@ impl Occupancy {
         step(&mut self.load, stage.choice().is_some());
         step(&mut self.active, stage.is_active());
     }
-}
-
-fn share_device(choice: &Choice, devices: &[DeviceId]) -> bool {
-    choice.devices.iter().any(|device| devices.contains(device))
 }

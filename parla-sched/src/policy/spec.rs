@@ -65,7 +65,6 @@ pub(super) struct Settings {
 
 impl Settings {
     /// An option that is a number.
-    #[allow(dead_code, reason = "no policy has options yet")]
     pub(super) fn number(
         &mut self,
         option: &'static str,
@@ -179,6 +178,15 @@ mod tests {
             refused("eager:window=2"),
             "policy 'eager' has no option 'window'; it has: none"
         );
+        assert_eq!(
+            refused("locality:windows=2"),
+            "policy 'locality' has no option 'windows'; it has: window"
+        );
+        assert_eq!(
+            refused("locality: window = 0"),
+            "policy 'locality': window is a number from 1 to 1048576, not '0'"
+        );
+        assert_eq!(refused("locality:window=7,"), "made locality:window=7");
     }
 
     #[test]
