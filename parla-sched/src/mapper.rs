@@ -106,6 +106,8 @@ pub(crate) struct Mapper {
     fresh: Vec<TaskId>,
     /// Decisions that have not been handed out, because a fault came after them.
     decided: Vec<Placed>,
+    /// Tasks that have their compute units and have not been handed out.
+    runnable: Vec<(TaskId, i32)>,
     /// Devices for which the policy returned something that is no task's fault; not asked again before something else happens.
     distrusted: Vec<bool>,
     /// The last [`assign`](Self::assign) had tasks to place and placed none, and nothing has happened since.
@@ -128,6 +130,7 @@ impl Mapper {
             state: State::new(model, depth),
             fresh: Vec::new(),
             decided: Vec::new(),
+            runnable: Vec::new(),
             distrusted: vec![false; n_devices],
             took_nothing: false,
             last_fault: None,
@@ -168,6 +171,8 @@ impl Mapper {
     /// When the policy returns what cannot be done. Nothing is lost: decisions made before are returned by the next call, so call again.
     pub(crate) fn assign(&mut self, world: &dyn World) -> Result<Vec<Placed>, PolicyFault> {
         self.announce(world);
+        // Those that begin to run make place for others to be staged.
+        self.grant();
         let mut refused = self.distrusted.clone();
         while self.state.n_pushed() > 0 {
             let Some(device) = self.state.neediest(&refused) else {
@@ -228,12 +233,17 @@ impl Mapper {
 
     /// The tasks whose compute units have been granted since the last call, in order of priority and then arrival; they count as running.
     pub(crate) fn take_runnable(&mut self) -> Vec<(TaskId, i32)> {
-        let runnable = self.state.take_runnable();
-        if !runnable.is_empty() {
-            self.moved();
-        }
+        self.grant();
         self.step();
-        runnable
+        std::mem::take(&mut self.runnable)
+    }
+
+    fn grant(&mut self) {
+        let granted = self.state.grant_units();
+        if !granted.is_empty() {
+            self.moved();
+            self.runnable.extend(granted);
+        }
     }
 
     /// A running task waits for others: its compute units are free, its memory is not.
@@ -261,6 +271,7 @@ impl Mapper {
     pub(crate) fn removed(&mut self, id: TaskId, world: &dyn World) {
         self.happened(world);
         if self.state.remove(id).is_some() {
+            self.runnable.retain(|&(granted, _)| granted != id);
             let view = MapperView::new(&self.state, world);
             self.policy.on_removed(&view, id);
         }

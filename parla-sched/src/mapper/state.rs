@@ -251,7 +251,8 @@ impl State {
         );
     }
 
-    pub(super) fn take_runnable(&mut self) -> Vec<(TaskId, i32)> {
+    /// Gives compute units to those whose turn it is; in order of service.
+    pub(super) fn grant_units(&mut self) -> Vec<(TaskId, i32)> {
         let mut granted = Vec::new();
         while let Some((turn, id)) = self.units.grant(&mut self.ledgers) {
             granted.push((turn, id));

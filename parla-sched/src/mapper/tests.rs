@@ -126,6 +126,19 @@ fn a_gpu_runs_one_task_that_states_nothing_and_stages_depth_more() {
 }
 
 #[test]
+fn what_begins_to_run_makes_place_in_the_same_round() {
+    let mut m = mapper(1, 1);
+    (1..=3).for_each(|n| m.add(n, vec![on(&[1], 0, 0)], 0));
+    assert_eq!(m.go(), [(1, vec![1])]);
+    assert_eq!(m.go(), [(2, vec![1])]);
+    assert_eq!((m.run(), m.go()), (vec![1], vec![]));
+    m.removed(id(1), &Nowhere);
+    assert_eq!(m.go(), [(3, vec![1])]);
+    m.removed(id(2), &Nowhere);
+    assert_eq!(m.run(), [3]);
+}
+
+#[test]
 fn memory_is_held_from_placement_to_end() {
     let mut m = mapper(1, 4);
     (1..=3).for_each(|n| m.add(n, vec![on(&[1], 100, 40)], 0));
