@@ -26,6 +26,8 @@
 mod affinity;
 mod backend;
 mod cgroup;
+#[doc(hidden)]
+pub mod conformance;
 mod copy;
 mod error;
 mod files;
