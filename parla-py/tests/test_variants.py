@@ -356,7 +356,8 @@ def three():
     task = Task()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context, "_running_task", lambda: context._lent.task or task)
-        patch.setattr(context, "_devices_of", lambda task: (cpu(0), cpu(1), gpu(0)))
+        slots = tuple(context._Slot(None, device, None, context._CPU_STREAM) for device in (cpu(0), cpu(1), gpu(0)))
+        patch.setattr(context, "_slots_of", lambda task: slots)
         yield context.get_current_context()
 
 

@@ -10,18 +10,18 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-from parla import _native
-from parla.errors import InvalidSchedulerAccessException, ParlaError
-
-if TYPE_CHECKING:
-    from parla.device import Device
+from parla import _libraries, _native
+from parla.device import Device, get_architecture
+from parla.errors import DeviceError, InvalidSchedulerAccessException, ParlaError
 
 __all__ = [
     "Context",
     "CpuStream",
+    "GpuStream",
     "get_current_context",
     "get_current_devices",
     "get_current_stream",
@@ -66,39 +66,137 @@ class CpuStream:
 _CPU_STREAM = CpuStream()
 
 
+class GpuStream:
+    """The stream of a GPU on which the running task's work is to go.
+
+    Libraries that know the protocol ``__cuda_stream__`` take it as it is; for CuPy, Torch and Numba it is current in the body already.
+    """
+
+    __slots__ = ("_native", "device")
+
+    device: Device
+
+    def __init__(self, native: _native.Stream, device: Device) -> None:
+        """Made by `get_current_stream`."""
+        self._native = native
+        self.device = device
+
+    @property
+    def ptr(self) -> int | None:
+        """CUDA's handle of the stream; None on simulated GPUs."""
+        return self._native.raw
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is outstanding."""
+        return self._native.is_idle()
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """The version of the protocol, and the handle.
+
+        Raises:
+            DeviceError: the GPU is a simulated one.
+        """
+        handle = self._native.raw
+        if handle is None:
+            raise DeviceError(f"{self.device.name} is a simulated GPU: its streams are none of CUDA")
+        return 0, handle
+
+    def synchronize(self) -> None:
+        """Wait until everything enqueued so far is done.
+
+        Raises:
+            DeviceError: what went wrong on the device meanwhile.
+        """
+        self._native.synchronize()
+
+    def launch(self, function: Callable[[], Any] | None = None, us: float = 0.0) -> None:
+        """Enqueue a function of the host. On a simulated GPU it occupies the device for `us` microseconds at least, while the CPU
+        is free."""
+        self._native.launch(function, us)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GpuStream):
+            return NotImplemented
+        return self._native is other._native or (self.ptr is not None and self.ptr == other.ptr)
+
+    def __hash__(self) -> int:
+        return hash((GpuStream, id(self._native) if self.ptr is None else self.ptr))
+
+    def __enter__(self) -> GpuStream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None
+
+    def __repr__(self) -> str:
+        handle = self.ptr
+        return f"<stream of {self.device.name}{'' if handle is None else f' at {handle:#x}'}>"
+
+
+Stream = CpuStream | GpuStream
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """One of the devices of a task."""
+
+    number: int | None
+    """Its position among them; None if nobody had to place the task."""
+    device: Device
+    ordinal: int | None
+    """The number that CUDA libraries know it by."""
+    stream: Stream
+
+    def adopt(self) -> None:
+        """Make it the current one, for `Array.access` and for GPU libraries."""
+        if self.number is not None:
+            _native.set_current_slot(self.number)
+        if self.ordinal is not None:
+            _libraries.adopt(self.ordinal, self.stream)
+
+
 class Context:
     """The devices that a task has, or some of them, in the order of its placement.
 
     ``ctx[i]`` and ``ctx[a:b]`` are contexts of fewer devices. Inside ``with ctx[i]:`` the current context and
-    devices are those, and specialized functions choose their variant by them.
+    devices are those: specialized functions choose their variant by them, ``PArray.array`` is what is there, and CuPy's and Torch's
+    current device and stream are those.
     """
 
-    __slots__ = ("_task", "devices")
+    __slots__ = ("_slots", "_task")
 
-    devices: tuple[Device, ...]
-
-    def __init__(self, task: _native.Task, devices: tuple[Device, ...]) -> None:
+    def __init__(self, task: _native.Task, slots: tuple[_Slot, ...]) -> None:
         """Made by `get_current_context`."""
         self._task = task
-        self.devices = devices
+        self._slots = slots
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices, in the order of the placement."""
+        return tuple(slot.device for slot in self._slots)
 
     @property
     def device(self) -> Device:
         """The first device: the only one of most tasks."""
-        return self.devices[0]
+        return self._slots[0].device
 
     @property
-    def streams(self) -> tuple[CpuStream, ...]:
+    def streams(self) -> tuple[Stream, ...]:
         """One stream per device."""
-        return (_CPU_STREAM,) * len(self.devices)
+        return tuple(slot.stream for slot in self._slots)
 
     @property
-    def stream(self) -> CpuStream:
+    def stream(self) -> Stream:
         """The stream of the first device."""
-        return _CPU_STREAM
+        return self._slots[0].stream
 
     def synchronize(self) -> None:
-        """Wait until the devices have done what this task gave them; CPUs always have."""
+        """Wait until the devices have done what this task gave them; CPUs always have.
+
+        Raises:
+            DeviceError: what went wrong on a device meanwhile.
+        """
         for stream in self.streams:
             stream.synchronize()
 
@@ -135,10 +233,10 @@ class Context:
         return run
 
     def __len__(self) -> int:
-        return len(self.devices)
+        return len(self._slots)
 
     def __iter__(self) -> Iterator[Context]:
-        return (Context(self._task, (device,)) for device in self.devices)
+        return (Context(self._task, (slot,)) for slot in self._slots)
 
     @overload
     def __getitem__(self, key: int) -> Context: ...
@@ -151,17 +249,18 @@ class Context:
             IndexError: there is no such device, or the slice is empty.
         """
         if isinstance(key, slice):
-            devices = self.devices[key]
-            if not devices:
+            slots = self._slots[key]
+            if not slots:
                 raise IndexError(f"context[{key.start}:{key.stop}] has no device; the task has {len(self)}")
-            return Context(self._task, devices)
+            return Context(self._task, slots)
         if not -len(self) <= key < len(self):
             raise IndexError(f"context[{key}]: the context has {len(self)} device(s)")
-        return Context(self._task, (self.devices[key],))
+        return Context(self._task, (self._slots[key],))
 
     def __enter__(self) -> Context:
         if _running_task() is not self._task:
             raise InvalidSchedulerAccessException("a context can be entered only in the task that it belongs to")
+        self._slots[0].adopt()
         _narrowed.setdefault(_stack_key(self._task), []).append(self)
         return self
 
@@ -173,6 +272,9 @@ class Context:
         stack.pop()
         if not stack:
             del _narrowed[key]
+        # Not "what was before": an `await` may have moved the task to another thread.
+        if self._slots[0].number is not None and _running_task() is self._task:
+            get_current_context()._slots[0].adopt()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Context):
@@ -225,7 +327,20 @@ def _run_on_all(parts: list[Context], body: Callable[[Context], T]) -> list[T]:
         finally:
             _lent.task, _lent.number = before
 
-    threads = [threading.Thread(target=work, args=(i,), name=f"parla parfor {i}") for i in range(1, len(parts))]
+    def work_on_a_thread_of_its_own(i: int) -> None:
+        number = parts[i]._slots[0].number
+        if number is not None:
+            _native.lend_task(parts[i]._task, number)
+        try:
+            work(i)
+        finally:
+            if number is not None:
+                _native.lend_task(None)
+
+    threads = [
+        threading.Thread(target=work_on_a_thread_of_its_own, args=(i,), name=f"parla parfor {i}")
+        for i in range(1, len(parts))
+    ]
     for thread in threads:
         thread.start()
     work(0)
@@ -262,15 +377,59 @@ def get_current_context() -> Context:
     stack = _narrowed.get(_stack_key(task))
     if stack:
         return stack[-1]
-    return Context(task, _devices_of(task))
+    return Context(task, _slots_of(task))
 
 
-def _devices_of(task: _native.Task) -> tuple[Device, ...]:
+def _slots_of(task: _native.Task) -> tuple[_Slot, ...]:
+    """All devices of the running task."""
+    placed = _native.assignment()
+    if placed is not None:
+        return _slots(placed)
     placement = task.placement
     if placement is None:
         raise ParlaError(f"{task!r} has no placement")
-    devices: tuple[Device, ...] = placement.devices
-    return devices
+    return tuple(_Slot(None, device, None, _CPU_STREAM) for device in placement.devices)
+
+
+def _slots(assignment: list[dict[str, Any]]) -> tuple[_Slot, ...]:
+    """What an assignment of the native library says, in our terms."""
+    slots = []
+    for number, entry in enumerate(assignment):
+        device = get_architecture(entry["architecture"])(entry["index"])
+        native = entry["stream"]
+        stream = _CPU_STREAM if native is None else GpuStream(native, device)
+        slots.append(_Slot(number, device, entry["ordinal"], stream))
+    return tuple(slots)
+
+
+def _enter_devices(assignment: list[dict[str, Any]]) -> Any:
+    """Make the current device of a task, and its stream, current for GPU libraries; called before each stretch of its body.
+
+    Returns:
+        What `_leave_devices` needs.
+    """
+    ordinals = [entry["ordinal"] for entry in assignment if entry["ordinal"] is not None]
+    if not ordinals:
+        return None
+    saved = _libraries.save(ordinals)
+    if not saved:
+        return None
+    try:
+        task = _running_task()
+        stack = None if task is None else _narrowed.get(_stack_key(task))
+        slot = stack[-1]._slots[0] if stack else _slots(assignment)[0]
+        if slot.ordinal is not None:
+            _libraries.adopt(slot.ordinal, slot.stream)
+    except BaseException:
+        _libraries.restore(saved)
+        raise
+    return saved
+
+
+def _leave_devices(token: Any) -> None:
+    """Make current what was before `_enter_devices`; called after each stretch of a body, however it ended."""
+    if token is not None:
+        _libraries.restore(token)
 
 
 def get_current_devices() -> list[Device]:
@@ -282,8 +441,8 @@ def get_current_devices() -> list[Device]:
     return list(get_current_context().devices)
 
 
-def get_current_stream() -> CpuStream:
-    """The stream of the current device; on a CPU an object that stands for "none".
+def get_current_stream() -> Stream:
+    """The stream of the current device, a `GpuStream`; on a CPU an object that stands for "none".
 
     Raises:
         InvalidSchedulerAccessException: no task runs on this thread.

@@ -6,6 +6,7 @@ them. Both can be written as the ``placement`` of a task. Nothing here needs a r
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -400,10 +401,7 @@ class Memory:
         """
         self._check()
         if not self.device.architecture.host_access(self.device.index):
-            import cupy
-
-            module: ModuleType = cupy
-            return module
+            return importlib.import_module("cupy")
         import numpy
 
         return numpy

@@ -40,7 +40,8 @@ class _GpuArchitecture(Architecture):
         machine = _machine.current()
         if machine.of("gpu"):
             return None
-        return f"{machine.unavailable.get('gpu', 'this machine has no GPU')}; {_HOW_TO_SIMULATE}"
+        reason = machine.unavailable.get("gpu", "this machine has no GPU")
+        return reason if "PARLA_SIM_GPUS" in reason else f"{reason}; {_HOW_TO_SIMULATE}"
 
     def resources_of(self, index: int) -> Resources:
         """One whole device, and the bytes that tasks and arrays may use on it."""
