@@ -15,6 +15,7 @@ mod failure;
 mod lifecycle;
 mod order;
 mod places;
+mod places_random;
 mod random;
 mod waits;
 

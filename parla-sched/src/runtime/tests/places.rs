@@ -10,13 +10,13 @@ use super::*;
 use crate::{Choice, Placement, Placing, Runahead, policy};
 
 /// Numbers in the host's memory with a coherent array over them.
-struct Numbers {
+pub(super) struct Numbers {
     memory: Arc<[AtomicU64]>,
     array: Array,
 }
 
 impl Numbers {
-    fn new(n: usize) -> Self {
+    pub(super) fn new(n: usize) -> Self {
         let memory: Arc<[AtomicU64]> = (0..n).map(|_| AtomicU64::new(0)).collect();
         let home = Home {
             block: block_over(&memory),
@@ -30,7 +30,7 @@ impl Numbers {
         }
     }
 
-    fn operand(&self, range: std::ops::Range<usize>, access: Access) -> Operand {
+    pub(super) fn operand(&self, range: std::ops::Range<usize>, access: Access) -> Operand {
         Operand {
             array: self.array.clone(),
             region: Region::new([range]),
@@ -40,7 +40,7 @@ impl Numbers {
         }
     }
 
-    fn values(&self) -> Vec<u64> {
+    pub(super) fn values(&self) -> Vec<u64> {
         let value = |n: &AtomicU64| n.load(Ordering::SeqCst);
         self.memory.iter().map(value).collect()
     }
@@ -55,14 +55,14 @@ fn block_over(memory: &Arc<[AtomicU64]>) -> Arc<Block> {
     ))
 }
 
-struct World {
+pub(super) struct World {
     rt: Rt,
     store: Arc<Store>,
     gpus: Vec<DeviceId>,
 }
 
 impl World {
-    fn new(n_gpus: u32, gpu_memory: u64, policy: &str) -> Self {
+    pub(super) fn new(n_gpus: u32, gpu_memory: u64, policy: &str) -> Self {
         let options = MachineOptions {
             gpus: Gpus::Simulated(SimOptions {
                 memory: vec![gpu_memory; n_gpus as usize],
@@ -86,7 +86,7 @@ impl World {
         Self { rt, store, gpus }
     }
 
-    fn placing(&self, gpus: &[usize], operands: Vec<Operand>) -> Arc<Placing> {
+    pub(super) fn placing(&self, gpus: &[usize], operands: Vec<Operand>) -> Arc<Placing> {
         let choice = |gpu: &usize| Choice {
             devices: [self.gpus[*gpu]].into_iter().collect(),
             claims: [Claim::default()].into_iter().collect(),
@@ -96,6 +96,31 @@ impl World {
             choices: gpus.iter().map(choice).collect(),
             operands: operands.into(),
             runahead: Runahead::default(),
+        })
+    }
+
+    /// A task that changes its first operand, and sees its second.
+    pub(super) fn spawn(
+        &self,
+        after: &[TaskId],
+        placing: Arc<Placing>,
+        body: impl FnOnce(&mut [u64], &[u64]) + Send + 'static,
+    ) -> TaskId {
+        let store = Arc::clone(&self.store);
+        let task = Task {
+            dependencies: after,
+            attrs: placed(),
+            placing: Some(placing),
+            ..Task::default()
+        };
+        spawn(&self.rt, task, move |cx| {
+            let assigned = cx.assigned().expect("it was placed");
+            let n = |k: usize| assigned.operands[k].region.n_elements();
+            let (device, places) = (assigned.devices[0], assigned.places());
+            let source = move_numbers(&store, device, &places[1], n(1), None);
+            let mut target = move_numbers(&store, device, &places[0], n(0), None);
+            body(&mut target, &source);
+            move_numbers(&store, device, &places[0], n(0), Some(&target));
         })
     }
 
@@ -111,11 +136,14 @@ impl World {
         spawn(&self.rt, task, move |cx| {
             let assigned = cx.assigned().expect("it was placed");
             let n = assigned.operands[0].region.n_elements();
-            change(&store, assigned.devices[0], &assigned.places()[0], n, by);
+            let (device, place) = (assigned.devices[0], &assigned.places()[0]);
+            let mut numbers = move_numbers(&store, device, place, n, None);
+            numbers.iter_mut().for_each(|number| *number += by);
+            move_numbers(&store, device, place, n, Some(&numbers));
         })
     }
 
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         settle(&self.rt);
         self.store.close().expect("everything can go home");
         for gpu in &self.gpus {
@@ -131,31 +159,37 @@ fn placed() -> Attrs {
     }
 }
 
-/// Adds to numbers in a device's memory, by way of the host's.
-fn change(store: &Store, device: DeviceId, place: &Place, n: usize, by: u64) {
-    let memory: Arc<[AtomicU64]> = (0..n).map(|_| AtomicU64::new(0)).collect();
+/// Reads numbers from a device's memory, by way of the host's, or writes them there.
+fn move_numbers(
+    store: &Store,
+    device: DeviceId,
+    place: &Place,
+    n: usize,
+    write: Option<&[u64]>,
+) -> Vec<u64> {
+    let value = |i: usize| AtomicU64::new(write.map_or(0, |values| values[i]));
+    let memory: Arc<[AtomicU64]> = (0..n).map(value).collect();
     let here = Place {
         block: block_over(&memory),
         offset: 0,
         strides: [8].into_iter().collect(),
         device: None,
     };
-    let stream = store.machine().device(device).stream().expect("a stream");
-    let copy = |source: &Place, destination: &Place| {
-        let copy = Copy {
-            item: 8,
-            shape: [n].into_iter().collect(),
-            source: source.clone(),
-            destination: destination.clone(),
-        };
-        stream.copy(copy).expect("a copy");
-        stream.synchronize().expect("the copy ends");
+    let (source, destination) = if write.is_some() {
+        (here, place.clone())
+    } else {
+        (place.clone(), here)
     };
-    copy(place, &here);
-    for number in memory.iter() {
-        number.fetch_add(by, Ordering::SeqCst);
-    }
-    copy(&here, place);
+    let stream = store.machine().device(device).stream().expect("a stream");
+    let copy = Copy {
+        item: 8,
+        shape: [n].into_iter().collect(),
+        source,
+        destination,
+    };
+    stream.copy(copy).expect("a copy");
+    stream.synchronize().expect("the copy ends");
+    memory.iter().map(|v| v.load(Ordering::SeqCst)).collect()
 }
 
 #[test]
