@@ -1,0 +1,268 @@
+"""From a part of a coherent array to an array that the calling code can use, wherever it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from parla import _native
+
+#: The memory of the CPUs.
+HOST = 0
+DLPACK_CPU = 1
+DLPACK_CUDA = 2
+
+
+class Borrowed:
+    """Memory that a NumPy array is laid over, kept alive as long as the array; the runtime decides what is in it."""
+
+    __slots__ = ("__array_interface__", "keep")
+
+    def __init__(self, interface: dict[str, Any], keep: Any) -> None:
+        self.__array_interface__ = interface
+        self.keep = keep
+
+
+def reach(
+    root: Any,
+    box: tuple[tuple[int, int], ...],
+    axes: tuple[tuple[int, int, int], ...] | None,
+    shown: tuple[int, ...],
+    shape: tuple[int, ...],
+    access: str,
+) -> Any:
+    """The view as an array that the calling code can use here and now.
+
+    Args:
+        root: the whole array.
+        box: the part of it that the view lies in.
+        axes: what the view takes from each axis of the whole array; None is everything.
+        shown: which axes of the whole array the view shows.
+        shape: the shape of the view.
+        access: "read", "write", or "either": writable where that is allowed.
+    """
+    if 0 in shape:
+        import numpy
+
+        return numpy.zeros(shape, root.dtype)
+    got, writable = _ask(root, box, access)
+    if got is None:
+        host = root.host
+        if axes is None:
+            return host if writable or not host.flags.writeable else _read_only(host)
+        address, strides, device, keep = host.__array_interface__["data"][0], host.strides, None, host
+        origin: tuple[int, ...] = (0,) * len(strides)
+    else:
+        device, address, strides, keep = got
+        origin = tuple(start for start, _ in box)
+    if axes is None:
+        view_strides = tuple(strides)
+    else:
+        for (start, _, _), first, stride in zip(axes, origin, strides):
+            address += (start - first) * stride
+        view_strides = tuple(0 if axis < 0 else strides[axis] * axes[axis][1] for axis in shown)
+    if device is not None and not devices()[device]["host_access"]:
+        from parla import device_array
+
+        return device_array.over(device, address, shape, root.dtype, view_strides, keep, writable)
+    return over_host(address, shape, root.dtype, view_strides, keep, writable)
+
+
+def over_host(
+    address: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...], keep: Any, writable: bool
+) -> Any:
+    """A NumPy array over memory that the CPU can address."""
+    import numpy
+
+    # NumPy's description of structured types in text loses padding and titles: plain bytes don't.
+    plain = dtype.kind == "V" or dtype.names is not None or dtype.itemsize == 0
+    interface = {
+        "shape": shape,
+        "typestr": f"|V{dtype.itemsize}" if plain else dtype.str,
+        "data": (address, not writable),
+        "strides": strides,
+        "version": 3,
+    }
+    a = numpy.asarray(Borrowed(interface, keep))
+    return a.view(dtype) if a.dtype != dtype else a
+
+
+def _ask(root: Any, box: tuple[tuple[int, int], ...], access: str) -> tuple[Any, bool]:
+    """What the runtime lends the calling code, and whether it may be written."""
+    native = root.native
+    if access == "write" and not root.writable:
+        raise ValueError(f"array {root.name!r} is read-only")
+    writable = access == "write" or (access == "either" and native.may_write(box))
+    return native.access(box, writable), writable
+
+
+def _read_only(host: Any) -> Any:
+    view = host.view()
+    view.flags.writeable = False
+    return view
+
+
+def devices() -> list[dict[str, Any]]:
+    """All devices of the process, by number."""
+    found: list[dict[str, Any]] = _native.machine()["devices"]
+    return found
+
+
+def current_device() -> Any:
+    """The first device of the running task; the CPU outside tasks."""
+    from parla import context
+    from parla.cpu import cpu
+
+    return context.get_current_context().device if context.has_environment() else cpu(0)
+
+
+def device_of(device: Any) -> Any:
+    """A device by itself or by the number that earlier versions used: -1 is the CPU, others are GPUs.
+
+    Raises:
+        TypeError: it is neither.
+        IndexError: there is no such device.
+    """
+    from parla.device import Device
+    from parla.devices import cpu, gpu
+
+    if isinstance(device, Device):
+        found = device
+    elif isinstance(device, int) and not isinstance(device, bool):
+        found = cpu(0) if device < 0 else gpu(device)
+    else:
+        raise TypeError(f"device must be a Device such as gpu(0), or a number, not {type(device).__name__}")
+    if not found.exists:
+        raise IndexError(f"{found.name} does not exist: {found.architecture.describedevices()}")
+    return found
+
+
+def number_of(device: Any) -> int:
+    """The number of a device among all devices of the process."""
+    found = device_of(device)
+    for number, entry in enumerate(devices()):
+        if entry["architecture"] == found.architecture.id and entry["index"] == found.index:
+            return number
+    return 0
+
+
+def memory_of(device: Any) -> int:
+    """The number of the memory that tasks on a device work in."""
+    return int(devices()[number_of(device)]["memory"])
+
+
+def device_numbered(number: int) -> Any:
+    """The device with a number."""
+    from parla.device import get_architecture
+
+    entry = devices()[number]
+    return get_architecture(entry["architecture"])(entry["index"])
+
+
+def block_of(a: Any) -> Any:
+    """The block of a device's memory that a NumPy array is laid over; None: it is in the host's memory."""
+    while a is not None:
+        if isinstance(a, Borrowed):
+            return a.keep if isinstance(a.keep, _native.DeviceBlock) else None
+        a = getattr(a, "base", None)
+    return None
+
+
+def is_borrowed(a: Any) -> bool:
+    """Whether a NumPy array is laid over a device's memory, which is only lent."""
+    return block_of(a) is not None
+
+
+# CUDA, and the libraries that use it.
+
+
+def dlpack_device() -> tuple[int, int]:
+    """Where the local view of an array would be, as DLPack writes it."""
+    device = _cuda_device()
+    return (DLPACK_CPU, 0) if device is None else (DLPACK_CUDA, int(device["ordinal"]))
+
+
+def _cuda_device() -> dict[str, Any] | None:
+    """The running task's current device, if the CPU can't address its memory."""
+    from parla import context
+
+    if not context.has_environment():
+        return None
+    current = current_device()
+    if current.architecture.id == "cpu":
+        return None
+    entry = devices()[number_of(current)]
+    return None if entry["host_access"] else entry
+
+
+def current_stream() -> int | None:
+    """The handle of the current task's stream; None outside tasks and where there is none."""
+    placed = _native.assignment()
+    if not placed:
+        return None
+    ordinal_of = _cuda_device()
+    for entry in placed:
+        same = ordinal_of is None or (entry["architecture"], entry["index"]) == (
+            ordinal_of["architecture"],
+            ordinal_of["index"],
+        )
+        if same and entry["stream"] is not None:
+            handle: int | None = entry["stream"].raw
+            return handle
+    return None
+
+
+def synchronize() -> None:
+    """Wait for what the running task has enqueued on its streams."""
+    for entry in _native.assignment() or ():
+        if entry["stream"] is not None:
+            entry["stream"].synchronize()
+
+
+def synchronize_foreign(a: Any, stream: int | None) -> None:
+    """Wait until what another library enqueued for its array is done."""
+    synchronize()
+    library = type(a).__module__.partition(".")[0]
+    if library == "torch":
+        sys.modules["torch"].cuda.current_stream(a.device).synchronize()
+    elif library == "cupy":
+        sys.modules["cupy"].cuda.get_current_stream().synchronize()
+    elif stream is not None and (module := cupy()) is not None:
+        # 1 and 2 are names for the default streams.
+        module.cuda.ExternalStream(stream).synchronize() if stream > 2 else module.cuda.Device().synchronize()
+
+
+def number_of_foreign(a: Any) -> int:
+    """The number of the GPU that another library's array is on: the current one, if it is that GPU by several names.
+
+    Raises:
+        TypeError: no GPU of this process has it.
+    """
+    ordinal = None
+    if hasattr(a, "__dlpack_device__"):
+        ordinal = int(a.__dlpack_device__()[1])
+    elif (device := getattr(a, "device", None)) is not None:
+        ordinal = getattr(device, "id", getattr(device, "index", None))
+    current = _cuda_device()
+    known = [(number, entry) for number, entry in enumerate(devices()) if entry["ordinal"] is not None]
+    fitting = [(number, entry) for number, entry in known if ordinal is None or entry["ordinal"] == ordinal]
+    for number, entry in fitting:
+        if current is not None and entry["index"] == current["index"]:
+            return number
+    if not fitting:
+        raise TypeError(
+            f"{type(a).__name__} is on a GPU, but {'no such GPU is' if known else 'no CUDA GPU is'} among the devices of this "
+            "process, so that Parla handles arrays in CPU memory only; copy it to NumPy first"
+        )
+    return fitting[0][0]
+
+
+def cupy() -> Any:
+    """The module CuPy; None where it is not installed or doesn't work."""
+    found = sys.modules.get("cupy")
+    if found is None:
+        try:
+            import cupy as found  # type: ignore[import-not-found,no-redef]
+        except Exception:  # broken installations raise what they like
+            return None
+    return found

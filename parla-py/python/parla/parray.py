@@ -1,0 +1,707 @@
+"""Arrays whose bytes are where they are needed: `PArray`.
+
+A PArray is a NumPy array that tasks name as ``input``, ``output`` or ``inout``. The runtime brings what a task names to
+the task's device before its body starts, and keeps every copy coherent, also of parts that overlap::
+
+    a = asarray(numpy.zeros((1000, 1000)))   # no copy: the buffer stays the user's
+
+    @spawn(placement=gpu, inout=[a[:500]])
+    def upper_half():
+        a[:500].array[...] += 1              # the local view: NumPy on CPUs, CuPy on CUDA GPUs
+
+It can be made before a runtime is opened and used after the runtime has ended: then everything is in the user's buffer
+again. NumPy is imported when the first array is made.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from parla import _native, _reach, _views
+from parla._operators import ArrayOperators
+
+if TYPE_CHECKING:
+    from parla.device import Device
+
+__all__ = ["PArray", "array", "asarray", "asarray_batch"]
+
+_NEW_NAMES = itertools.count()
+# Methods of NumPy's arrays that change the array; the others only read it.
+_CHANGING = frozenset({"fill", "sort", "partition", "put", "setfield", "itemset", "byteswap"})
+
+
+class _Root:
+    """A whole array: the host's buffer and the native array over it."""
+
+    __slots__ = ("__weakref__", "dtype", "host", "name", "native", "operand", "shape", "writable")
+
+    def __init__(self, host: Any, name: str | None) -> None:
+        self.host = host
+        self.name = f"array_{next(_NEW_NAMES)}" if name is None else name
+        self.writable = bool(host.flags.writeable) and not _may_overlap_itself(host)
+        if not self.writable and host.flags.writeable:
+            host = host.view()
+            host.flags.writeable = False
+            self.host = host
+        self.native = _native.Array(host, self.name)
+        self.shape: tuple[int, ...] = host.shape
+        self.dtype = host.dtype
+        self.operand = (self.native, tuple((0, n) for n in host.shape), True)
+
+
+#: The arrays by the buffer that they stand for, so that the same buffer is the same array.
+_roots: WeakValueDictionary[tuple[Any, ...], _Root] = WeakValueDictionary()
+
+
+class PArray(ArrayOperators):
+    """A coherent array, or a view of one; made by `asarray` and `array`.
+
+    Indexing with integers, slices, ``None`` and ``...`` gives views, also of single elements; nothing moves. Indexing
+    with lists, arrays and masks gives an object that covers the box around what it selects when a task names it, and is
+    a copy of the selected elements, made when it is used, everywhere else. Assigning to either writes through.
+
+    Operators and NumPy's functions work on the local contents and give plain arrays; in-place operators write through.
+    Outside tasks, what reads the array waits for the tasks that write it no longer than is needed to have valid bytes:
+    wait for the tasks themselves where their results are meant.
+
+    Two arrays made from the same buffer with the same layout are the same array. Buffers that only overlap are not
+    recognised: make one array of the whole and slice it.
+    """
+
+    __slots__ = ("__weakref__", "_axes", "_operand", "_picked", "_root", "_shown", "dtype", "shape")
+
+    _root: _Root
+    _axes: tuple[_views.Axis, ...] | None
+    """None: the whole array as it is."""
+    _shown: tuple[int, ...]
+    _picked: Any
+    """What to index the view with to get the elements meant: fields, lists, masks. None: nothing."""
+    _operand: tuple[_native.Array, _views.Box, bool]
+    shape: tuple[int, ...]
+    """Number of indices along each dimension."""
+    dtype: Any
+    """NumPy's description of the elements."""
+
+    def __init__(self, array: Any, name: str | None = None) -> None:
+        """Wrap a NumPy array without a copy; `asarray` takes more.
+
+        Raises:
+            TypeError: it isn't a NumPy array, or has elements that can't be moved as bytes.
+        """
+        import numpy
+
+        if not isinstance(array, numpy.ndarray):
+            raise TypeError(f"PArray wraps NumPy arrays, not {type(array).__name__}; parla.asarray takes more")
+        self._become(_root_of(array, name))
+
+    def _become(self, root: _Root) -> None:
+        self._root = root
+        self._axes = None
+        self._shown = ()
+        self._picked = None
+        self._operand = root.operand
+        self.shape = root.shape
+        self.dtype = root.dtype
+
+    # What it is.
+
+    @property
+    def name(self) -> str:
+        """The name that messages use."""
+        return self._root.name
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        n = 1
+        for length in self.shape:
+            n *= length
+        return n
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return int(self.dtype.itemsize)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array, also when this is a view of a part: `subarray_nbytes` is for that."""
+        return int(self._root.host.nbytes)
+
+    @property
+    def subarray_nbytes(self) -> int:
+        """Bytes of the elements of this view."""
+        return self.size * self.itemsize
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Bytes from one element to the next along each dimension, in the host's buffer."""
+        if self._picked is not None:
+            return tuple(self._read().strides)
+        strides = self._root.host.strides
+        if self._axes is None:
+            return tuple(strides)
+        return tuple(0 if axis < 0 else strides[axis] * self._axes[axis][1] for axis in self._shown)
+
+    # Views.
+
+    def __getitem__(self, key: Any) -> Any:
+        kind = type(key)
+        if kind is slice and self._axes is None and self._picked is None and self.shape:
+            shape = self.shape
+            start, stop, step = key.indices(shape[0])
+            if step == 1 and stop > start:
+                # The commonest case, written out: it is on the way of every spawn.
+                view = _new(PArray)
+                view._root = root = self._root
+                whole = root.operand[1]
+                view._operand = (root.native, ((start, stop), *whole[1:]), True)
+                view._axes = ((start, 1, stop - start), *[(0, 1, n) for n in shape[1:]])
+                view._shown = tuple(range(len(shape)))
+                view._picked = None
+                view.shape = (stop - start, *shape[1:])
+                view.dtype = self.dtype
+                return view
+        parts = key if kind is tuple else (key,)
+        if self._picked is None:
+            if _views.is_basic(parts):
+                axes, shown = self._layout()
+                return self._view(*_views.index(axes, shown, self.shape, parts))
+            return self._pick(key, parts)
+        if _is_field(self._picked) and self._base_shape() == self.shape and not _has_names(key):
+            picked = self._unpicked()[key]
+            return picked._pick(self._picked, (self._picked,)) if picked._picked is None else self._read()[key]
+        return self._read()[key]
+
+    def _layout(self) -> tuple[tuple[_views.Axis, ...], tuple[int, ...]]:
+        if self._axes is None:
+            return _views.whole(self.shape)
+        return self._axes, self._shown
+
+    def _view(self, axes: tuple[_views.Axis, ...], shown: tuple[int, ...], shape: tuple[int, ...]) -> PArray:
+        view = _new(PArray)
+        view._root = self._root
+        view._axes = axes
+        view._shown = shown
+        view._picked = None
+        view.shape = shape
+        view.dtype = self._root.dtype
+        box, exact = _views.box_of(axes)
+        view._operand = (self._root.native, box, exact)
+        return view
+
+    def _pick(self, key: Any, parts: tuple[Any, ...]) -> PArray:
+        """The elements, or the fields of structured ones, that an index NumPy calls advanced selects."""
+        if _has_names(key):
+            base, inside = self, key
+        else:
+            box, inside = _views.pick(self.shape, parts)
+            base = self[box] if box else self[()]
+        view = base._view(*base._layout(), base.shape)
+        shadow = _shadow(base.shape, base.dtype)[inside]
+        view._picked = inside
+        view.shape = shadow.shape
+        view.dtype = shadow.dtype
+        view._operand = (*view._operand[:2], False)
+        return view
+
+    def _unpicked(self) -> PArray:
+        """The view that this selects elements of."""
+        return self._view(*self._layout(), self._base_shape())
+
+    def _base_shape(self) -> tuple[int, ...]:
+        if self._axes is None:
+            return self._root.shape
+        return tuple(1 if axis < 0 else self._axes[axis][2] for axis in self._shown)
+
+    @property
+    def T(self) -> PArray:
+        """The view with the axes in reverse order."""
+        return self.transpose()
+
+    def transpose(self, *order: Any) -> PArray:
+        """The view with the axes in this order; without arguments in reverse.
+
+        Raises:
+            ValueError: `order` is no permutation of the axes.
+        """
+        if self._picked is not None:
+            raise ValueError("transpose the array before selecting elements of it")
+        axes, shown = self._layout()
+        permutation = _views.transpose(len(self.shape), order)
+        return self._view(axes, tuple(shown[i] for i in permutation), tuple(self.shape[i] for i in permutation))
+
+    def __parla_operand__(self) -> tuple[_native.Array, _views.Box, bool]:
+        """What ``spawn`` asks: the native array, the box of it that this is in, and whether this is all of the box."""
+        return self._operand
+
+    # Contents.
+
+    def _reach(self, access: str) -> Any:
+        """The local view, before elements or fields are picked; `access` is "read", "write" or "either"."""
+        return _reach.reach(self._root, self._operand[1], self._axes, self._shown, self._base_shape(), access)
+
+    def _read(self) -> Any:
+        """The local contents, for reading."""
+        local = self._reach("read")
+        return local if self._picked is None else local[self._picked]
+
+    def _writable(self) -> Any:
+        """The local view, for writing.
+
+        Raises:
+            ValueError: writes would not reach the array: these are elements selected by lists or masks, or it is read-only.
+        """
+        local = self._reach("write")
+        if self._picked is None:
+            return local
+        if not _is_field(self._picked):
+            raise ValueError("destination: elements selected by lists or masks; assign to the PArray to write them")
+        return local[self._picked]
+
+    @property
+    def array(self) -> Any:
+        """The local view.
+
+        In a task it is the memory of the task's (current) device: a NumPy array on CPUs and simulated GPUs, on CUDA a
+        CuPy array where CuPy is installed, else a `parla.device_array.DeviceArray`. It can be written if the task names
+        it as ``output`` or ``inout``. Outside tasks it is the host's buffer, made current, which may take a while; copies
+        elsewhere count as outdated from then on, as the buffer may now be written. Keep it no longer than the task, or
+        than it takes to spawn the next task that uses the array.
+
+        Of elements selected by lists or masks it is a read-only copy; assign to the PArray to write them.
+
+        Raises:
+            ParlaError: the task doesn't name this part of the array; the text says which task and array.
+            DeviceError: the contents are lost: who was to write them has failed.
+        """
+        if self._picked is None:
+            return self._reach("either")
+        local = self._reach("either" if _is_field(self._picked) else "read")[self._picked]
+        if not _is_field(self._picked) and hasattr(local, "flags") and hasattr(local.flags, "writeable"):
+            local.flags.writeable = False
+        return local
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        from parla import array as arrays
+
+        target = self if key is Ellipsis else self[key]
+        if not isinstance(target, PArray):
+            raise TypeError("only one selection by lists, arrays or masks can be assigned to, not one of another")
+        local = target._reach("write")
+        if target._picked is None:
+            local, picked = local, Ellipsis
+        else:
+            picked = target._picked
+        if isinstance(value, PArray):
+            value = value._read()
+        arrays.assign(local, picked, value)
+
+    def update(self, array: Any) -> None:
+        """Give the array new contents, which are copied.
+
+        With another shape or type than before, it becomes another array under the same name: views made earlier, and
+        tasks spawned earlier, keep the old one.
+
+        Raises:
+            ValueError: this is a view of a part, and the shape or type differs.
+            ParlaError: in a task that doesn't name the array as ``output`` or ``inout``.
+        """
+        import numpy
+
+        value = array._read() if isinstance(array, PArray) else array
+        if not hasattr(value, "dtype"):
+            value = numpy.asarray(value)
+        if tuple(value.shape) == self.shape and value.dtype == self.dtype:
+            self[...] = value
+            return
+        if self._axes is not None or self._picked is not None:
+            raise ValueError(
+                f"a view of shape {self.shape} and type {self.dtype} can't be updated to shape {tuple(value.shape)} "
+                f"and type {value.dtype}; update the whole array"
+            )
+        self._become(_Root(_checked(_to_numpy(value, copy=True)), self._root.name))
+
+    def get(self, device: Device | int | None = None) -> Any:
+        """A copy of the contents in the memory of `device` (None: the host's, as a NumPy array).
+
+        Raises:
+            IndexError: there is no such device.
+        """
+        from parla import array as arrays
+
+        if device is None:
+            return arrays.copy_to_host(self)
+        return _reach.device_of(device).memory()(self)
+
+    # Where it is.
+
+    def nbytes_at(self, device: Device | int) -> int:
+        """Bytes that copies of the whole array take in the memory of `device`."""
+        return int(self._root.native.bytes_allocated(_reach.memory_of(device)))
+
+    def exists_on_device(self, device: Device | int) -> bool:
+        """Whether any of the newest contents of the whole array are valid in the memory of `device`."""
+        return bool(self._root.native.bytes_valid(_reach.memory_of(device)))
+
+    def evict(self, device: Device | int | None = None, keep_one_copy: bool = True) -> bool:
+        """Give back what the whole array takes in the memory of `device` (None: the current one).
+
+        What is newest there goes to the host first. With ``keep_one_copy=False`` nothing is copied: if something would
+        be lost then, nothing happens.
+
+        Returns:
+            Whether the device has none of the array now. Never true for a CPU: the host's buffer stays.
+        """
+        memory = _reach.memory_of(_reach.current_device() if device is None else device)
+        native = self._root.native
+        if memory == _reach.HOST or (not keep_one_copy and native.bytes_valid(_reach.HOST) < native.nbytes):
+            return False
+        native.evict(memory)
+        return True
+
+    def evict_all(self) -> None:
+        """Bring everything to the host and give back all that the whole array takes elsewhere."""
+        self._root.native.flush()
+
+    def print_overview(self) -> None:
+        """Print where which part of the array is valid."""
+        print(f"{self!r}\n{self._root.native.overview()}")
+
+    # As a NumPy array.
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """The local contents for NumPy: read-only unless copied; from CUDA GPUs they are copied."""
+        local = _to_numpy(self._read(), copy=bool(copy))
+        if dtype is not None and local.dtype != dtype:
+            if copy is False:
+                raise ValueError(f"a PArray of {local.dtype} can't be a NumPy array of {dtype} without a copy")
+            local = local.astype(dtype)
+        return local
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        outputs = options.get("out", ())
+        writes = ufunc if method == "at" else None
+        for other in (*inputs, *outputs):
+            if _declines(other):
+                return NotImplemented
+        if writes is not None and isinstance(inputs[0], PArray):
+            target, *rest = inputs
+            writes.at(target._reach("write"), *[_localize(value) for value in rest], **options)
+            return None
+        values = [_localize(value) for value in inputs]
+        if outputs:
+            scattered = [o for o in outputs if isinstance(o, PArray) and o._picked is not None]
+            if not scattered:
+                options["out"] = tuple(o._reach("write") if isinstance(o, PArray) else o for o in outputs)
+            else:
+                options["out"] = tuple(o._read().copy() if isinstance(o, PArray) else o for o in outputs)
+        if "where" in options:
+            options["where"] = _localize(options["where"])
+        result = getattr(ufunc, method)(*values, **options)
+        if not outputs:
+            return result
+        for output, written in zip(outputs, options["out"]):
+            if isinstance(output, PArray) and output._picked is not None:
+                output[...] = written
+        given = result if isinstance(result, tuple) else (result,)
+        given = tuple(o if isinstance(o, PArray) else g for o, g in zip(outputs, given))
+        return given if isinstance(result, tuple) else given[0]
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        out = options.get("out")
+        local = {key: _localize(value) for key, value in options.items() if key != "out"}
+        if out is not None:
+            local["out"] = out.array if isinstance(out, PArray) else out
+        if getattr(function, "__name__", "") in ("copyto", "put", "place", "putmask", "fill_diagonal"):
+            target = arguments[0] if arguments else None
+            if isinstance(target, PArray):
+                arguments = (target._reach("write"), *arguments[1:])
+        result = function(*[_localize(value) for value in arguments], **local)
+        return out if out is not None else result
+
+    def __getattr__(self, name: str) -> Any:
+        """The methods and properties of NumPy's arrays, of the local contents."""
+        if name.startswith("_"):
+            raise AttributeError(f"PArray has no attribute {name!r}")
+        numpy = sys.modules.get("numpy")
+        if numpy is None or not hasattr(numpy.ndarray, name):
+            raise AttributeError(f"PArray has no attribute {name!r}")
+        return getattr(self._reach("write") if name in _CHANGING and self._picked is None else self._read(), name)
+
+    def copy(self, order: str = "C") -> Any:
+        """A copy of the local contents that shares nothing with this."""
+        local = self._read()
+        return local.copy(order=order) if hasattr(local, "flags") else local.copy_to_host()
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of unsized object")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.shape:
+            raise TypeError("iteration over a 0-d array")
+        if len(self.shape) == 1 or self._picked is not None:
+            return iter(self._read())
+        return (self[i] for i in range(self.shape[0]))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool(_localize(value) in self._read())
+
+    def __bool__(self) -> bool:
+        return bool(_to_numpy(self._read()))
+
+    def __int__(self) -> int:
+        return int(_to_numpy(self._read()))
+
+    def __float__(self) -> float:
+        return float(_to_numpy(self._read()))
+
+    def __complex__(self) -> complex:
+        return complex(_to_numpy(self._read()))
+
+    def __index__(self) -> int:
+        if self.shape:
+            raise TypeError("only integer scalar arrays can be converted to a scalar index")
+        value = _to_numpy(self._read())[()]
+        return value.__index__()  # type: ignore[no-any-return]
+
+    # Other libraries.
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The local view for libraries that speak DLPack; it can be written if the task may write it."""
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _reach.dlpack_device()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The local view for CUDA libraries; absent where the current device is no CUDA GPU."""
+        if _reach.dlpack_device()[0] != _reach.DLPACK_CUDA:
+            raise AttributeError("__cuda_array_interface__: the current device is not a CUDA GPU")
+        interface: dict[str, Any] = self.array.__cuda_array_interface__
+        return interface
+
+    # Copies and text.
+
+    def __copy__(self) -> PArray:
+        return array(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PArray:
+        return array(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (_to_numpy(self._read(), copy=True), self.name)
+
+    def __repr__(self) -> str:
+        whole = self._axes is None and self._picked is None
+        part = "" if whole else f" in {_show_box(self._operand[1])}"
+        return f"<PArray {self.name!r}{part}, shape {self.shape}, {self.dtype}>"
+
+    def __str__(self) -> str:
+        """The contents, as NumPy writes them."""
+        return str(_to_numpy(self._read()))
+
+    def __format__(self, spec: str) -> str:
+        return format(_to_numpy(self._read())[()] if not self.shape else str(self), spec)
+
+
+_new = PArray.__new__
+
+
+def array(
+    object: Any,
+    dtype: Any = None,
+    copy: bool = True,
+    order: str = "K",
+    subok: bool = False,
+    ndmin: int = 0,
+    like: Any = None,
+    on_gpu: bool = False,
+    name: str | None = None,
+) -> PArray:
+    """Make a PArray, of a copy of `object` unless ``copy=False`` and none is needed.
+
+    Args:
+        object: an array of any library, a PArray, or anything that ``numpy.array`` takes.
+        dtype: the type of the elements; None: as they are.
+        copy: whether the result shares nothing with `object`.
+        order: layout in memory, as in ``numpy.array``.
+        subok: accepted for older programs; the result is a PArray.
+        ndmin: number of dimensions at least; new ones have length 1.
+        like: accepted for older programs.
+        on_gpu: accepted for older programs: data goes to a GPU when a task there needs it.
+        name: what messages call the array.
+
+    Raises:
+        TypeError: the elements are Python objects or others that can't be moved as bytes.
+    """
+    import numpy
+
+    if isinstance(object, PArray):
+        if not copy and ndmin <= object.ndim and (dtype is None or numpy.dtype(dtype) == object.dtype):
+            return object
+        object = object._read()
+    host = _to_numpy(object)
+    if copy:
+        host = numpy.array(host, dtype=dtype, order=order, ndmin=ndmin)
+    else:
+        host = numpy.asarray(host, dtype=dtype, order=None if order == "K" else order)  # type: ignore[call-overload]
+        if host.ndim < ndmin:
+            host = host[(None,) * (ndmin - host.ndim) + (...,)]
+        if _reach.is_borrowed(host):
+            host = host.copy()
+    result = _new(PArray)
+    result._become(_root_of(host, name))
+    return result
+
+
+def asarray(
+    a: Any, dtype: Any = None, order: str | None = None, like: Any = None, on_gpu: bool = False, name: str | None = None
+) -> PArray:
+    """Make a PArray of an array without a copy: the buffer stays the user's.
+
+    It is current at the end of every ``with Parla()`` block, and after ``.array`` outside tasks. While tasks use the array,
+    the buffer itself must be left alone. Arrays in the memory of a GPU are copied to the host. Arguments are those
+    of `array`.
+
+    Raises:
+        TypeError: the elements are Python objects or others that can't be moved as bytes.
+    """
+    return array(a, dtype=dtype, copy=False, order=order or "K", like=like, on_gpu=on_gpu, name=name)
+
+
+def asarray_batch(*args: Any) -> Any:
+    """Make PArrays of all arrays in the arguments, which may be nested lists, tuples, sets and dicts.
+
+    Returns:
+        The same structure with PArrays; of several arguments a list.
+
+    Raises:
+        TypeError: something is neither an array nor such a collection.
+    """
+    converted = [_batch(argument) for argument in args]
+    return converted[0] if len(converted) == 1 else converted
+
+
+def _batch(value: Any) -> Any:
+    from parla.array import is_array
+
+    if isinstance(value, PArray):
+        return value
+    if isinstance(value, dict):
+        return {key: _batch(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_batch, value))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return type(value)(map(_batch, value))
+    if is_array(value):
+        return asarray(value)
+    raise TypeError(f"asarray_batch takes arrays and collections of arrays, not {type(value).__name__}")
+
+
+def _root_of(host: Any, name: str | None) -> _Root:
+    host = _checked(host)
+    # Without strides of axes that don't matter: NumPy puts anything there.
+    strides = tuple(stride if n > 1 else 0 for n, stride in zip(host.shape, host.strides))
+    key = (host.__array_interface__["data"], host.shape, strides, host.dtype)
+    root = _roots.get(key) if host.nbytes else None
+    if root is None or root.dtype != host.dtype:
+        root = _Root(host, name)
+        if host.nbytes:
+            _roots[key] = root
+    return root
+
+
+def _checked(host: Any) -> Any:
+    """A NumPy array whose elements are bytes and nothing else.
+
+    Raises:
+        TypeError: they aren't; the text names the type.
+    """
+    import numpy
+
+    if isinstance(host, numpy.ma.MaskedArray):
+        raise TypeError(
+            "a masked array can't be a PArray: its mask would be lost; make one of its data and one of its mask"
+        )
+    if host.dtype.hasobject or not isinstance(host.dtype, numpy.dtype) or host.dtype.kind not in "?biufcmMSUVO":
+        raise TypeError(
+            f"an array of {host.dtype} can't be a PArray: its elements are references to Python objects, which can't be "
+            "moved to another memory"
+        )
+    return host if type(host) is numpy.ndarray else numpy.asarray(host)
+
+
+def _may_overlap_itself(host: Any) -> bool:
+    """Whether two elements may be at the same place, as in broadcast arrays and sliding windows."""
+    if host.flags.forc or host.size == 0:
+        return False
+    reached = int(host.dtype.itemsize)
+    for stride, n in sorted((abs(stride), n) for n, stride in zip(host.shape, host.strides) if n > 1):
+        if stride < reached:
+            return True
+        reached = stride * n
+    return False
+
+
+def _to_numpy(value: Any, copy: bool = False) -> Any:
+    """A NumPy array of what another library, or NumPy itself, made."""
+    import numpy
+    from parla import array as arrays
+
+    if not isinstance(value, numpy.ndarray):
+        if arrays.is_array(value) and not isinstance(value, PArray):
+            value = arrays.asnumpy(value)
+        else:
+            return numpy.asarray(value)
+    return value.copy(order="K") if copy else value
+
+
+def _localize(value: Any) -> Any:
+    """The value with every PArray in it replaced by its local contents."""
+    if isinstance(value, PArray):
+        return value._read()
+    if type(value) in (list, tuple):
+        return type(value)(map(_localize, value))
+    if type(value) is dict:
+        return {key: _localize(item) for key, item in value.items()}
+    return value
+
+
+def _declines(value: Any) -> bool:
+    return getattr(type(value), "__array_ufunc__", _declines) is None
+
+
+def _has_names(key: Any) -> bool:
+    """Whether an index names fields of structured elements."""
+    return isinstance(key, str) or (isinstance(key, list) and bool(key) and all(isinstance(k, str) for k in key))
+
+
+_is_field = _has_names
+
+
+def _shadow(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array of this shape and type without memory of its own: indexing it shows what indexing does."""
+    import numpy
+
+    return numpy.broadcast_to(numpy.zeros((), dtype), shape)
+
+
+def _show_box(box: _views.Box) -> str:
+    return f"[{', '.join(f'{start}:{stop}' for start, stop in box)}]"
+
+
+def _unpickle(host: Any, name: str) -> PArray:
+    return asarray(host, name=name)
