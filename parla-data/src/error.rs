@@ -36,6 +36,12 @@ pub enum DataError {
         /// Bytes there are.
         capacity: u64,
     },
+    /// An array whose home must not be changed was to be written.
+    #[error("{array} is read-only: it can be an input, not an output")]
+    ReadOnly {
+        /// The array's name.
+        array: String,
+    },
     /// Nobody knows these elements any more: who wrote them last failed half-way, or the device that had them is lost.
     #[error("{array}{region} has no valid contents: {because}")]
     Invalid {

@@ -7,11 +7,15 @@
 //! Knows nothing of tasks: [`Operand`]s go in, a [`Staged`] comes out that keeps them in place until it is finished.
 
 mod array;
+pub mod directory;
 mod error;
+mod instance;
+mod op;
 mod operand;
 mod store;
 
 pub use array::{Array, ArrayId, Home};
+pub use directory::{Directory, InstanceId};
 pub use error::DataError;
 pub use operand::Operand;
 pub use store::{Ended, MemoryStats, Staged, StagedCallback, Store, StoreStats};

@@ -1,19 +1,80 @@
 //! Where arrays are: allocation, copies, eviction.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
-use parla_core::{DeviceId, MemoryId, Region};
-use parla_device::{Event, Machine, Place};
+use parla_core::lock::{Condvar, Mutex};
+use parla_core::{DeviceId, MachineModel, MemoryId, Region};
+use parla_device::{DeviceError, Event, Machine, Stream};
+use rustc_hash::FxHashMap;
 
+use crate::array::{ArrayId, Shared};
 use crate::{Array, DataError, Operand};
+
+mod copies;
+mod groups;
+mod home;
+mod queue;
+mod room;
+mod staged;
+
+use queue::Request;
+pub use staged::Staged;
 
 /// What is called when operands are in place, or cannot be brought there.
 pub type StagedCallback = Box<dyn FnOnce(Result<Staged, DataError>) + Send>;
 
 /// The memories of one machine and what arrays have in them. One per runtime.
+///
+/// Locks, in this order: `queue`, one array's, one of the others. Nothing is dropped that may belong to users, nobody called and nothing waited for
+/// while one is held.
 #[derive(Debug)]
 pub struct Store {
     machine: Arc<Machine>,
+    me: Weak<Self>,
+    // By MemoryId.
+    memories: Vec<Memory>,
+    // Counts uses of instances, for the order of eviction.
+    clock: AtomicU64,
+    // Arrays that have, or had, instances here.
+    arrays: Mutex<FxHashMap<ArrayId, Weak<Shared>>>,
+    // Requests that nobody has looked at yet.
+    inbox: Mutex<VecDeque<Request>>,
+    // Requests that wait for memory, in the order they came. Who holds it decides about memory.
+    queue: Mutex<VecDeque<Request>>,
+    // How many requests there are in `inbox`, `queue` and under way between them.
+    n_waiting: AtomicUsize,
+    // Not 0: there is something to do for whoever holds, or gets, `queue`.
+    kicks: AtomicU32,
+    // How often memory was given back; `close` waits for that.
+    closing: (Mutex<u64>, Condvar),
+}
+
+/// The account of one memory.
+#[derive(Debug)]
+struct Memory {
+    name: String,
+    capacity: u64,
+    // Errors of copies to or from here read so.
+    copy_name: Arc<str>,
+    // Bytes of instances, until their blocks are given back. Grows only under `Store::queue`.
+    used: AtomicU64,
+    // Bytes that tasks asked for beyond their operands.
+    reserved: AtomicU64,
+    peak: AtomicU64,
+    evictions: AtomicU64,
+    n_copies: AtomicU64,
+    bytes_from: Vec<AtomicU64>,
+    streams: Mutex<Streams>,
+    // Why a copy was not written back, until a request is told.
+    trouble: Mutex<Option<DeviceError>>,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    inward: Option<Arc<dyn Stream>>,
+    outward: Option<Arc<dyn Stream>>,
 }
 
 /// How a body ended, for the data it used.
@@ -53,7 +114,21 @@ impl Store {
     /// For the memories of this machine. Makes streams when they are first needed.
     #[must_use]
     pub fn new(machine: Arc<Machine>) -> Arc<Self> {
-        Arc::new(Self { machine })
+        let memories = &machine.model().memories;
+        let n = memories.len();
+        let memories = memories.iter().map(|model| Memory::new(model, n)).collect();
+        Arc::new_cyclic(|me| Self {
+            machine,
+            me: me.clone(),
+            memories,
+            clock: AtomicU64::new(1),
+            arrays: Mutex::default(),
+            inbox: Mutex::default(),
+            queue: Mutex::default(),
+            n_waiting: AtomicUsize::new(0),
+            kicks: AtomicU32::new(0),
+            closing: Default::default(),
+        })
     }
 
     /// The machine.
@@ -62,39 +137,99 @@ impl Store {
         &self.machine
     }
 
+    fn model(&self) -> &MachineModel {
+        self.machine.model()
+    }
+
+    fn memory(&self, id: MemoryId) -> &Memory {
+        &self.memories[id.0 as usize]
+    }
+
+    fn memory_ids(&self) -> impl Iterator<Item = MemoryId> + use<> {
+        (0..u32::try_from(self.memories.len()).unwrap_or(u32::MAX)).map(MemoryId)
+    }
+
+    /// The next moment of the order of eviction.
+    fn tick(&self) -> u64 {
+        // Only an order of uses that are not ordered otherwise.
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Whether the operands of one task can ever be on these devices (one per slot) together with `extra` reserved bytes each.
     ///
     /// # Errors
     /// [`DataError::TooLarge`].
     pub fn check_fits(
         &self,
-        _operands: &[Operand],
-        _devices: &[DeviceId],
-        _extra: u64,
+        operands: &[Operand],
+        devices: &[DeviceId],
+        extra: u64,
     ) -> Result<(), DataError> {
-        todo!()
+        let groups = self.groups(operands, devices);
+        for id in self.memory_ids() {
+            let here = |device: &&DeviceId| self.model().memory_of(**device) == id;
+            let n_slots = devices.iter().filter(here).count() as u64;
+            let there = groups.iter().filter(|group| group.memory == id);
+            let operands = there.fold(0, |sum: u64, group| sum.saturating_add(group.bytes()));
+            let needed = operands.saturating_add(extra.saturating_mul(n_slots));
+            let memory = self.memory(id);
+            if needed > memory.capacity {
+                return Err(DataError::TooLarge {
+                    memory: memory.name.clone(),
+                    needed,
+                    capacity: memory.capacity,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Bytes that would have to be copied for these operands to be on these devices: what a policy weighs.
     #[must_use]
-    pub fn missing_bytes(&self, _operands: &[Operand], _devices: &[DeviceId]) -> u64 {
-        todo!()
+    pub fn missing_bytes(&self, operands: &[Operand], devices: &[DeviceId]) -> u64 {
+        let missing = operands.iter().map(|operand| {
+            self.missing(operand, self.model().memory_of(devices[operand.slot]))
+                .0
+        });
+        missing.fold(0, u64::saturating_add)
     }
 
     /// Nanoseconds that those copies take on idle links, one after another per destination.
     #[must_use]
-    pub fn missing_ns(&self, _operands: &[Operand], _devices: &[DeviceId]) -> u64 {
-        todo!()
+    pub fn missing_ns(&self, operands: &[Operand], devices: &[DeviceId]) -> u64 {
+        let mut longest = 0;
+        for &device in devices {
+            let memory = self.model().memory_of(device);
+            let there =
+                |operand: &&Operand| self.model().memory_of(devices[operand.slot]) == memory;
+            let times = operands.iter().filter(there);
+            let times = times.map(|operand| self.missing(operand, memory).1);
+            longest = longest.max(times.fold(0, u64::saturating_add));
+        }
+        longest
     }
 
-    /// Stages without a copy, an allocation or a wait, if none is needed: the fast path.
-    #[must_use]
-    pub fn try_stage(
-        self: &Arc<Self>,
-        _operands: &Arc<[Operand]>,
-        _devices: &[DeviceId],
-    ) -> Option<Staged> {
-        todo!()
+    /// Bytes and nanoseconds.
+    fn missing(&self, operand: &Operand, to: MemoryId) -> (u64, u64) {
+        let shared = &operand.array.0;
+        if !operand.fetches() || operand.region.is_empty() {
+            return (0, 0);
+        }
+        let cost = |from: MemoryId, region: &Region| {
+            let link = self.model().link(from, to);
+            link.transfer_ns(shared.bytes(region))
+        };
+        if operand.array.is_host_only() {
+            return if to == MachineModel::HOST {
+                (0, 0)
+            } else {
+                let ns = cost(MachineModel::HOST, &operand.region);
+                (shared.bytes(&operand.region), ns)
+            };
+        }
+        let state = shared.state.lock();
+        let (n_elements, ns) = state.directory.missing(&operand.region, to, cost);
+        (n_elements as u64 * shared.item as u64, ns)
     }
 
     /// Brings the operands to the devices (one per slot) and reserves `extra` bytes in the memory of each. `done` is called, on any thread and possibly
@@ -105,89 +240,102 @@ impl Store {
     /// others give something back, first come first served. It fails only if nothing is in use that could be.
     pub fn stage(
         self: &Arc<Self>,
-        _operands: Arc<[Operand]>,
-        _devices: &[DeviceId],
-        _extra: u64,
-        _done: StagedCallback,
+        operands: Arc<[Operand]>,
+        devices: &[DeviceId],
+        extra: u64,
+        done: StagedCallback,
     ) {
-        todo!()
+        if let Err(error) = self.admissible(&operands, devices, extra) {
+            return done(Err(error));
+        }
+        self.tell_devices(&operands, devices);
+        self.n_waiting.fetch_add(1, Ordering::SeqCst);
+        self.inbox.lock().push_back(Request {
+            operands,
+            devices: devices.into(),
+            extra,
+            done,
+        });
+        self.pump();
     }
 
-    /// Begins to copy what is missing of one operand to a device, if there is free memory for it. Only a hint: correctness never depends on it.
-    /// Returns the number of bytes on their way.
-    pub fn prefetch(self: &Arc<Self>, _operand: &Operand, _device: DeviceId) -> u64 {
-        todo!()
-    }
-
-    /// Blocks until the home of an array has the newest contents of `region`. If `write`, it is about to be changed there: no other copy stays valid.
-    ///
-    /// # Errors
-    /// [`DataError::Invalid`] unless `write`; what a device says.
-    pub fn to_host(
-        self: &Arc<Self>,
-        _array: &Array,
-        _region: &Region,
-        _write: bool,
+    fn admissible(
+        &self,
+        operands: &[Operand],
+        devices: &[DeviceId],
+        extra: u64,
     ) -> Result<(), DataError> {
-        todo!()
+        for operand in operands {
+            check_writable(&operand.array, operand.access.writes())?;
+        }
+        self.check_fits(operands, devices, extra)
     }
 
-    /// Blocks until an array's copies in `memory` are gone; what is newest there goes home first. In the host's memory that means: nothing but to be
-    /// current elsewhere, if `keep_one` is false and no other copy exists this is an error of the caller that is ignored.
-    ///
-    /// # Errors
-    /// What a device says.
-    pub fn evict(self: &Arc<Self>, _array: &Array, _memory: MemoryId) -> Result<(), DataError> {
-        todo!()
-    }
-
-    /// Blocks until an array is at home and nowhere else.
-    ///
-    /// # Errors
-    /// What a device says; the array is at home as far as that was possible, the rest is invalid.
-    pub fn flush(self: &Arc<Self>, _array: &Array) -> Result<(), DataError> {
-        todo!()
-    }
-
-    /// Flushes every array. Called when the runtime ends.
-    ///
-    /// # Errors
-    /// The first error of each array.
-    pub fn close(self: &Arc<Self>) -> Result<(), Vec<DataError>> {
-        todo!()
+    /// Lets devices know, once each, the homes that copies will use.
+    fn tell_devices(&self, operands: &[Operand], devices: &[DeviceId]) {
+        for operand in operands {
+            let device = devices[operand.slot];
+            let memory = self.model().memory_of(device);
+            let bit = 1 << memory.0;
+            let shared = &operand.array.0;
+            // Telling twice would be harmless.
+            if memory != MachineModel::HOST
+                && shared.pinned.fetch_or(bit, Ordering::Relaxed) & bit == 0
+            {
+                self.machine.device(device).pin_host(&shared.home.block);
+            }
+        }
     }
 
     /// Counts since the start.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
-        todo!()
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let memories = self.memories.iter().map(|memory| MemoryStats {
+            used: read(&memory.used),
+            peak: read(&memory.peak),
+            evictions: read(&memory.evictions),
+            bytes_from: memory.bytes_from.iter().map(read).collect(),
+            n_copies: read(&memory.n_copies),
+        });
+        StoreStats {
+            memories: memories.collect(),
+        }
     }
 }
 
-/// Operands in place. They stay there until this is [ended](Staged::end) (or dropped: as [`Ended::NotBegun`]).
-#[derive(Debug)]
-pub struct Staged {}
+/// Refuses to change what must not be changed.
+fn check_writable(array: &Array, write: bool) -> Result<(), DataError> {
+    if write && !array.home().writable {
+        return Err(DataError::ReadOnly {
+            array: array.name().to_owned(),
+        });
+    }
+    Ok(())
+}
 
-impl Staged {
-    /// For each operand, where the first element of its region is on its device, with the strides there.
-    #[must_use]
-    pub fn places(&self) -> &[Place] {
-        todo!()
+impl Memory {
+    fn new(model: &parla_core::MemoryModel, n_memories: usize) -> Self {
+        Self {
+            name: model.name.clone(),
+            capacity: model.capacity,
+            copy_name: Arc::from(format!("its copy to {} failed", model.name)),
+            used: AtomicU64::new(0),
+            reserved: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+            n_copies: AtomicU64::new(0),
+            bytes_from: (0..n_memories).map(|_| AtomicU64::new(0)).collect(),
+            streams: Mutex::default(),
+            trouble: Mutex::default(),
+        }
     }
 
-    /// What the body's streams have to wait for: copies under way to a stream-ordered device; by slot.
-    #[must_use]
-    pub fn events(&self) -> &[(usize, Arc<dyn Event>)] {
-        todo!()
-    }
-
-    /// The body is about to start: from now on what it writes is newest on its device, and nowhere else.
-    pub fn begin(&mut self) {
-        todo!()
-    }
-
-    /// The body has ended.
-    pub fn end(self, _how: Ended) {
-        todo!()
+    fn free(&self) -> u64 {
+        let taken = self.used.load(Ordering::SeqCst) + self.reserved.load(Ordering::SeqCst);
+        self.capacity.saturating_sub(taken)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! The host's side: bringing contents home, giving copies up, and what the host's own code needs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parla_core::{DeviceId, MachineModel, MemoryId, Region};
+
+use super::queue::After;
+use super::{Store, check_writable};
+use crate::array::Shared;
+use crate::directory::InstanceId;
+use crate::instance::State;
+use crate::op::Op;
+use crate::{Array, DataError, Operand};
+
+impl Store {
+    /// Begins to copy what is missing of one operand to a device, if there is free memory for it. Only a hint: correctness never depends on it.
+    /// Returns the number of bytes on their way.
+    pub fn prefetch(self: &Arc<Self>, operand: &Operand, device: DeviceId) -> u64 {
+        let memory = self.model().memory_of(device);
+        let shared = &operand.array.0;
+        if !operand.fetches()
+            || operand.region.is_empty()
+            || memory == MachineModel::HOST && operand.array.is_host_only()
+        {
+            return 0;
+        }
+        let mut after = After::default();
+        let bytes = {
+            // Two at once must not both allocate.
+            let _queue = self.queue.lock();
+            self.instance_for_prefetch(operand, device, &mut after)
+                .and_then(|id| {
+                    let mut state = shared.state.lock();
+                    let bytes = self.fetch(shared, &mut state, id, &operand.region, &mut after.ops);
+                    if id != InstanceId::HOME
+                        && let Some(instance) = state.get_mut(id)
+                    {
+                        instance.pins -= 1;
+                    }
+                    bytes.ok()
+                })
+        };
+        after.run();
+        self.pump_if_kicked();
+        bytes.unwrap_or(0)
+    }
+
+    /// An instance that is there, or one in memory that is free; pinned once.
+    fn instance_for_prefetch(
+        &self,
+        operand: &Operand,
+        device: DeviceId,
+        after: &mut After,
+    ) -> Option<InstanceId> {
+        let memory = self.model().memory_of(device);
+        if memory == MachineModel::HOST {
+            return Some(InstanceId::HOME);
+        }
+        let mut alone = operand.clone();
+        alone.slot = 0;
+        let operands = [alone];
+        let groups = self.groups(&operands, &[device]);
+        let group = groups.first()?;
+        let found = self.find_and_pin(group, false);
+        let id = found.or_else(|| {
+            let account = self.memory(memory);
+            if group.bytes() > account.free() {
+                return None;
+            }
+            let block = self.machine.device(device).allocate(group.bytes()).ok()?;
+            Some(self.settle_in(group.array, group, block))
+        });
+        drop(groups);
+        let [alone] = operands;
+        after.arrays.push(alone.array.0);
+        id
+    }
+
+    /// Blocks until the home of an array has the newest contents of `region`. If `write`, it is about to be changed there: no other copy stays valid.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] unless `write`; [`DataError::ReadOnly`]; what a device says.
+    pub fn to_host(
+        self: &Arc<Self>,
+        array: &Array,
+        region: &Region,
+        write: bool,
+    ) -> Result<(), DataError> {
+        check_writable(array, write)?;
+        if array.is_host_only() {
+            return Ok(());
+        }
+        let shared = &array.0;
+        let mut ops = Vec::new();
+        let (fetched, waits) = {
+            let mut state = shared.state.lock();
+            let fetched = if write {
+                // What nobody knows may be overwritten.
+                self.purge_lost(&mut state);
+                let known = state.directory.known(region);
+                self.fetch_all(shared, &mut state, known, &mut ops)
+            } else {
+                self.fetch(shared, &mut state, InstanceId::HOME, region, &mut ops)
+                    .map(|_| ())
+            };
+            let before = state.home().before(region, write);
+            let waits: Vec<_> = before.map(|o| (Arc::clone(&o.op), o.write)).collect();
+            (fetched, waits)
+        };
+        watch(&ops);
+        let waited = wait(&waits);
+        fetched?;
+        waited?;
+        if write {
+            let mut state = shared.state.lock();
+            state.written(region, InstanceId::HOME);
+            shared.update_host_only(&state);
+        }
+        Ok(())
+    }
+
+    fn fetch_all(
+        &self,
+        array: &Arc<Shared>,
+        state: &mut State,
+        regions: Vec<Region>,
+        ops: &mut Vec<Arc<Op>>,
+    ) -> Result<(), DataError> {
+        let mut first = Ok(());
+        for region in regions {
+            let fetched = self.fetch(array, state, InstanceId::HOME, &region, ops);
+            first = first.and(fetched.map(|_| ()));
+        }
+        first
+    }
+
+    /// Blocks until an array's copies in `memory` are gone; what is newest there goes home first. Copies that a task uses at this moment stay. In the
+    /// host's memory nothing is done: the home is always there.
+    ///
+    /// # Errors
+    /// What a device says.
+    pub fn evict(self: &Arc<Self>, array: &Array, memory: MemoryId) -> Result<(), DataError> {
+        if memory == MachineModel::HOST {
+            return Ok(());
+        }
+        self.send_home(&array.0, |there| there == memory)
+    }
+
+    /// Blocks until an array is at home and nowhere else, except for copies that a task uses at this moment.
+    ///
+    /// # Errors
+    /// What a device says; the array is at home as far as that was possible, the rest is invalid.
+    pub fn flush(self: &Arc<Self>, array: &Array) -> Result<(), DataError> {
+        self.send_home(&array.0, |_| true)
+    }
+
+    fn send_home(
+        &self,
+        array: &Arc<Shared>,
+        concerned: impl Fn(MemoryId) -> bool,
+    ) -> Result<(), DataError> {
+        if array.host_only.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut ops = Vec::new();
+        let (poisoned, fetched, waits) = {
+            let mut state = array.state.lock();
+            let poisoned = n_poisoned(&state);
+            self.purge_lost(&mut state);
+            let there = state.directory.instances().iter();
+            let there = there.filter(|e| e.id != InstanceId::HOME && concerned(e.memory));
+            let ids: Vec<InstanceId> = there.map(|e| e.id).collect();
+            let mut fetched = Ok(());
+            for &id in &ids {
+                let sole = state.directory.sole(id);
+                fetched = fetched.and(self.fetch_all(array, &mut state, sole, &mut ops));
+            }
+            // Copies of the same bytes in two of these memories.
+            let shared_by: Vec<Region> = state
+                .directory
+                .entries()
+                .filter(|(_, holders, _)| {
+                    !holders.is_empty() && holders.iter().all(|id| ids.contains(id))
+                })
+                .map(|(region, _, _)| region.clone())
+                .collect();
+            fetched = fetched.and(self.fetch_all(array, &mut state, shared_by, &mut ops));
+            let concerned =
+                |i: &&crate::instance::Instance| i.id == InstanceId::HOME || concerned(i.memory);
+            let instances = state.instances.iter().filter(concerned);
+            let outstanding = instances.flat_map(|i| &i.outstanding);
+            let waits = outstanding.map(|o| (Arc::clone(&o.op), o.write));
+            (poisoned, fetched, waits.collect::<Vec<_>>())
+        };
+        watch(&ops);
+        let waited = wait(&waits);
+        let mut after = After::default();
+        let lost = {
+            let mut state = array.state.lock();
+            self.purge_lost(&mut state);
+            let idle = state
+                .instances
+                .iter()
+                .filter(|i| i.id != InstanceId::HOME && concerned(i.memory) && i.is_idle());
+            let idle: Vec<InstanceId> = idle.map(|i| i.id).collect();
+            let because = "its copy home failed";
+            let taken = idle.into_iter().filter_map(|id| state.take(id, because));
+            after.unused = taken.collect();
+            array.update_host_only(&state);
+            (n_poisoned(&state) > poisoned).then(|| first_poisoned(array, &state))
+        };
+        after.run();
+        fetched?;
+        waited?;
+        lost.flatten().map_or(Ok(()), Err)
+    }
+
+    /// Flushes every array. Called when the runtime ends.
+    ///
+    /// # Errors
+    /// The first error of each array.
+    pub fn close(self: &Arc<Self>) -> Result<(), Vec<DataError>> {
+        let mut errors = Vec::new();
+        for array in self.arrays_here() {
+            errors.extend(self.send_home(&array, |_| true).err());
+        }
+        let streams = self.memories.iter().map(|memory| {
+            let mut streams = memory.streams.lock();
+            std::mem::take(&mut *streams)
+        });
+        drop(streams.collect::<Vec<_>>());
+        // Arrays that were dropped give their memory back once the copies they were part of have ended.
+        loop {
+            let seen = *self.closing.0.lock();
+            if !self.memory_ids().any(|id| self.is_giving_back(id)) {
+                break;
+            }
+            let mut n_freed = self.closing.0.lock();
+            while *n_freed == seen {
+                self.closing.1.wait(&mut n_freed);
+            }
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+impl Store {
+    /// Whether some memory was released that is still needed by work under way.
+    fn is_giving_back(&self, memory: MemoryId) -> bool {
+        let ours = |i: &&crate::instance::Instance| i.memory == memory && i.is_of(&self.me);
+        let arrays = self.arrays_here();
+        let bytes = arrays.iter().map(|array| {
+            let state = array.state.lock();
+            state
+                .instances
+                .iter()
+                .filter(ours)
+                .map(|i| i.bytes)
+                .sum::<u64>()
+        });
+        self.memory(memory).used.load(Ordering::SeqCst) > bytes.sum()
+    }
+}
+
+fn watch(ops: &[Arc<Op>]) {
+    for op in ops {
+        op.watch();
+    }
+}
+
+/// Blocks until all have ended; the first error of those whose result is needed.
+fn wait(waits: &[(Arc<Op>, bool)]) -> Result<(), DataError> {
+    let mut first = Ok(());
+    for (op, needed) in waits {
+        let waited = op.wait();
+        if *needed {
+            first = first.and(waited.map_err(DataError::from));
+        }
+    }
+    first
+}
+
+fn n_poisoned(state: &State) -> usize {
+    let poisoned = state.directory.entries();
+    let poisoned = poisoned.filter(|(_, holders, _)| holders.is_empty());
+    poisoned.map(|(region, _, _)| region.n_elements()).sum()
+}
+
+fn first_poisoned(array: &Shared, state: &State) -> Option<DataError> {
+    let mut entries = state.directory.entries();
+    entries.find_map(|(region, _, because)| {
+        because.map(|because| DataError::Invalid {
+            array: array.name.clone(),
+            region: region.clone(),
+            because: because.to_owned(),
+        })
+    })
+}

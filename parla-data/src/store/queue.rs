@@ -1,0 +1,440 @@
+//! Requests for operands: looked at in turn by whoever holds the queue, first come first served in each memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+
+use parla_core::lock::Mutex;
+use parla_core::{DeviceId, MemoryId};
+use parla_device::{Block, DeviceError};
+use smallvec::SmallVec;
+
+use super::groups::Group;
+use super::{StagedCallback, Store};
+use crate::array::Shared;
+use crate::directory::InstanceId;
+use crate::instance::Instance;
+use crate::op::Op;
+use crate::store::staged::Staged;
+use crate::{DataError, Operand};
+
+/// Operands that are to be brought to devices.
+pub(super) struct Request {
+    pub(super) operands: Arc<[Operand]>,
+    pub(super) devices: SmallVec<[DeviceId; 2]>,
+    pub(super) extra: u64,
+    pub(super) done: StagedCallback,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Request({} operands)", self.operands.len())
+    }
+}
+
+/// A request whose memory and copies are on their way.
+struct Placed {
+    staged: Staged,
+    waits: Waits,
+}
+
+/// What has to end before a body can start; well, if `true`.
+type Waits = Vec<(Arc<Op>, bool)>;
+
+/// Why a request is not placed.
+enum Refusal {
+    Failed(DataError),
+    /// This memory is full of what is in use.
+    Full(MemoryId),
+}
+
+/// What has to be done once no lock is held.
+#[derive(Default)]
+pub(super) struct After {
+    pub(super) ops: Vec<Arc<Op>>,
+    pub(super) unused: Vec<Instance>,
+    // What a device said that should have had memory.
+    pub(super) refused: Option<DeviceError>,
+    // May be the last references to what belongs to users.
+    pub(super) arrays: Vec<Arc<Shared>>,
+    blocks: Vec<Arc<Block>>,
+    staged: Vec<Staged>,
+    placed: Vec<(StagedCallback, Placed)>,
+    failed: Vec<(Request, DataError)>,
+    finished: Vec<Arc<[Operand]>>,
+}
+
+impl After {
+    pub(super) fn run(self) {
+        for op in &self.ops {
+            op.watch();
+        }
+        for instance in self.unused {
+            instance.release();
+        }
+        drop((self.blocks, self.staged, self.arrays, self.finished));
+        for (request, error) in self.failed {
+            (request.done)(Err(error));
+        }
+        for (done, placed) in self.placed {
+            when_done(done, placed);
+        }
+    }
+}
+
+/// Calls `done` when all that has to end first has: with an error if something failed whose result is needed.
+fn when_done(done: StagedCallback, placed: Placed) {
+    struct Wait {
+        left: AtomicUsize,
+        rest: Mutex<Rest>,
+    }
+    struct Rest {
+        done: Option<(StagedCallback, Staged)>,
+        error: Option<DeviceError>,
+    }
+    let Placed { staged, waits } = placed;
+    if waits.is_empty() {
+        return done(Ok(staged));
+    }
+    let wait = Arc::new(Wait {
+        left: AtomicUsize::new(waits.len()),
+        rest: Mutex::new(Rest {
+            done: Some((done, staged)),
+            error: None,
+        }),
+    });
+    for (op, needed) in waits {
+        let wait = Arc::clone(&wait);
+        op.then(Box::new(move |error| {
+            if needed && let Some(error) = error {
+                wait.rest.lock().error = Some(error.clone());
+            }
+            // The last one sees what all others did before.
+            if wait.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                let (rest, error) = {
+                    let mut rest = wait.rest.lock();
+                    (rest.done.take(), rest.error.take())
+                };
+                let Some((done, staged)) = rest else { return };
+                match error {
+                    Some(error) => {
+                        drop(staged);
+                        done(Err(error.into()));
+                    }
+                    None => done(Ok(staged)),
+                }
+            }
+        }));
+    }
+}
+
+impl Store {
+    /// Something was given back, or has ended: requests that wait may go on. No lock may be held, except that of `queue`.
+    pub(crate) fn given_back(&self) {
+        // A request that is looked at meanwhile either sees what was given back, or was counted before: the locks of the arrays order the two.
+        if self.n_waiting.load(Ordering::SeqCst) > 0
+            && let Some(me) = self.me.upgrade()
+        {
+            me.pump();
+        }
+    }
+
+    /// Looks at all requests. If somebody else is doing that, they will do it once more.
+    pub(super) fn pump(self: &Arc<Self>) {
+        self.kicks.fetch_add(1, Ordering::SeqCst);
+        self.pump_if_kicked();
+    }
+
+    pub(super) fn pump_if_kicked(self: &Arc<Self>) {
+        loop {
+            // Between this and the same line of another thread lies its `kicks`, or our `try_lock` succeeds.
+            fence(Ordering::SeqCst);
+            if self.kicks.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            let mut after = After::default();
+            {
+                let Some(mut queue) = self.queue.try_lock() else {
+                    return;
+                };
+                self.kicks.store(0, Ordering::SeqCst);
+                queue.append(&mut self.inbox.lock());
+                self.look_at(&mut queue, &mut after);
+            }
+            after.run();
+        }
+    }
+
+    fn look_at(self: &Arc<Self>, queue: &mut VecDeque<Request>, after: &mut After) {
+        // Memories that an earlier request waits for.
+        let mut taken = 0_u64;
+        let mut waiting = VecDeque::with_capacity(queue.len());
+        while let Some(request) = queue.pop_front() {
+            match self.attempt(&request, taken, after) {
+                Err(Refusal::Full(memory)) => {
+                    taken |= 1 << memory.0;
+                    waiting.push_back(request);
+                }
+                Err(Refusal::Failed(error)) => {
+                    self.n_waiting.fetch_sub(1, Ordering::SeqCst);
+                    after.failed.push((request, error));
+                }
+                Ok(placed) => {
+                    self.n_waiting.fetch_sub(1, Ordering::SeqCst);
+                    after.placed.push((request.done, placed));
+                    after.finished.push(request.operands);
+                }
+            }
+        }
+        *queue = waiting;
+    }
+
+    fn attempt(
+        self: &Arc<Self>,
+        request: &Request,
+        taken: u64,
+        after: &mut After,
+    ) -> Result<Placed, Refusal> {
+        match self.attempt_with(request, taken, false, after) {
+            // What it would use is larger than what it needs, and it is alone.
+            Err(Refusal::Full(memory))
+                if taken & (1 << memory.0) == 0 && !self.is_in_use(memory, after) =>
+            {
+                match self.attempt_with(request, taken, true, after) {
+                    Err(Refusal::Full(memory)) if !self.is_in_use(memory, after) => {
+                        let refused = after.refused.take().map(DataError::from);
+                        let error = refused.unwrap_or_else(|| self.out_of_memory(request, memory));
+                        Err(Refusal::Failed(error))
+                    }
+                    other => other,
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn out_of_memory(&self, request: &Request, id: MemoryId) -> DataError {
+        let groups = self.groups(&request.operands, &request.devices);
+        let there = groups.iter().filter(|group| group.memory == id);
+        let memory = self.memory(id);
+        DataError::OutOfMemory {
+            memory: memory.name.clone(),
+            requested: there.map(Group::bytes).sum::<u64>() + request.extra,
+            free: memory.free(),
+            capacity: memory.capacity,
+        }
+    }
+
+    /// With `exact`, only instances are used that are no larger than they have to be.
+    fn attempt_with(
+        self: &Arc<Self>,
+        request: &Request,
+        taken: u64,
+        exact: bool,
+        after: &mut After,
+    ) -> Result<Placed, Refusal> {
+        let groups = self.groups(&request.operands, &request.devices);
+        let mut found = Vec::with_capacity(groups.len());
+        for group in &groups {
+            found.push(self.find_and_pin(group, exact));
+        }
+        let allocated = self.allocate_missing(request, &groups, &found, taken, after);
+        let blocks = match allocated {
+            Ok(blocks) => blocks,
+            Err(refusal) => {
+                for (group, found) in groups.iter().zip(found) {
+                    let mut state = group.array.0.state.lock();
+                    if let Some(instance) = found.and_then(|id| state.get_mut(id)) {
+                        instance.pins -= 1;
+                    }
+                }
+                return Err(refusal);
+            }
+        };
+        let mut blocks = blocks.into_iter();
+        for (group, found) in groups.iter().zip(&mut found) {
+            if found.is_none() {
+                *found = blocks
+                    .next()
+                    .map(|block| self.settle_in(group.array, group, block));
+            }
+        }
+        let ids = groups.iter().zip(found);
+        let ids: Vec<_> = ids.filter_map(|(group, id)| Some((group, id?))).collect();
+        let mut staged = Staged::new(self, &request.operands);
+        for device in &request.devices {
+            if request.extra > 0 {
+                let memory = self.model().memory_of(*device);
+                let reserved = &self.memory(memory).reserved;
+                reserved.fetch_add(request.extra, Ordering::SeqCst);
+                staged.extra.push((memory, request.extra));
+            }
+        }
+        match self.bring(request, &ids, &mut staged, after) {
+            Ok(waits) => Ok(Placed { staged, waits }),
+            Err(error) => {
+                after.staged.push(staged);
+                Err(Refusal::Failed(error))
+            }
+        }
+    }
+
+    /// One block for each group that has no instance yet, all or none.
+    fn allocate_missing(
+        &self,
+        request: &Request,
+        groups: &[Group<'_>],
+        found: &[Option<InstanceId>],
+        taken: u64,
+        after: &mut After,
+    ) -> Result<Vec<Arc<Block>>, Refusal> {
+        let missing = || {
+            let pairs = groups.iter().zip(found);
+            pairs.filter(|(_, found)| found.is_none()).map(|(g, _)| g)
+        };
+        for memory in self.memory_ids() {
+            let there = missing().filter(|group| group.memory == memory);
+            let slots = request.devices.iter();
+            let n_slots = slots
+                .filter(|d| self.model().memory_of(**d) == memory)
+                .count();
+            let bytes = there.map(Group::bytes).sum::<u64>() + request.extra * n_slots as u64;
+            if bytes == 0 {
+                continue;
+            }
+            // First come, first served.
+            if taken & (1 << memory.0) != 0 {
+                return Err(Refusal::Full(memory));
+            }
+            match self.make_room(memory, bytes, after) {
+                Ok(true) => {}
+                Ok(false) => return Err(Refusal::Full(memory)),
+                Err(error) => return Err(Refusal::Failed(error)),
+            }
+        }
+        let mut blocks = Vec::new();
+        for group in missing() {
+            match self.allocate(group.memory, group.bytes(), after) {
+                Ok(block) => blocks.push(block),
+                Err(error) => {
+                    // Before anything is released: none of these was entered into an account.
+                    after.blocks.extend(blocks);
+                    return Err(match error {
+                        None => Refusal::Full(group.memory),
+                        Some(error) => Refusal::Failed(error),
+                    });
+                }
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// The instance that a group can use, if there is one.
+    pub(super) fn find_and_pin(&self, group: &Group<'_>, exact: bool) -> Option<InstanceId> {
+        let mut state = group.array.0.state.lock();
+        self.purge_lost(&mut state);
+        let id = if exact {
+            let fits =
+                |e: &&crate::directory::Extent| e.memory == group.memory && e.region == group.hull;
+            state.directory.instances().iter().find(fits)?.id
+        } else {
+            state.directory.find(group.memory, &group.hull)?
+        };
+        let stamp = self.tick();
+        let instance = state.get_mut(id)?;
+        if !instance.is_of(&self.me) {
+            return None;
+        }
+        instance.pins += 1;
+        instance.stamp = stamp;
+        Some(id)
+    }
+
+    /// Enters a block into the books as an instance, pinned once.
+    pub(super) fn settle_in(
+        &self,
+        array: &crate::Array,
+        group: &Group<'_>,
+        block: Arc<Block>,
+    ) -> InstanceId {
+        let shared = &array.0;
+        let mut state = shared.state.lock();
+        let id = state.directory.add(group.memory, group.hull.clone());
+        let mut instance = Instance::new(
+            id,
+            group.memory,
+            group.hull.clone(),
+            shared.item,
+            block,
+            self.me.clone(),
+        );
+        instance.stamp = self.tick();
+        let memory = self.memory(group.memory);
+        let used = memory.used.fetch_add(instance.bytes, Ordering::SeqCst) + instance.bytes;
+        memory.peak.fetch_max(used, Ordering::Relaxed);
+        state.instances.push(instance);
+        shared.update_host_only(&state);
+        drop(state);
+        let mut arrays = self.arrays.lock();
+        arrays.insert(shared.id, Arc::downgrade(shared));
+        id
+    }
+
+    /// Starts the copies of a request whose instances are there, and pinned once per group. Returns what has to end before the body can start.
+    fn bring(
+        &self,
+        request: &Request,
+        ids: &[(&Group<'_>, InstanceId)],
+        staged: &mut Staged,
+        after: &mut After,
+    ) -> Result<Waits, DataError> {
+        // One pin per operand, as `Staged` gives them back: first all, so that an error leaves nothing half pinned.
+        for (i, operand) in request.operands.iter().enumerate() {
+            let group = ids.iter().find(|(group, _)| group.members.contains(&i));
+            let memory = self.model().memory_of(request.devices[operand.slot]);
+            let id = group.map_or(InstanceId::HOME, |(_, id)| *id);
+            let mut state = operand.array.0.state.lock();
+            let instance = state.get_mut(id).expect("it is pinned, or the home");
+            if id != InstanceId::HOME
+                && group.is_some_and(|(group, _)| group.members.first() != Some(&i))
+            {
+                instance.pins += 1;
+            }
+            let place = if operand.region.is_empty() {
+                self.empty_place(operand, memory)
+            } else {
+                instance.place(&operand.region, self.machine.key(memory))
+            };
+            staged.instances.push(id);
+            staged.places.push(place);
+        }
+        let mut waits: Waits = Vec::new();
+        for (i, operand) in request.operands.iter().enumerate() {
+            if operand.region.is_empty() {
+                continue;
+            }
+            let id = staged.instances[i];
+            let mut state = operand.array.0.state.lock();
+            if operand.fetches() {
+                let array = &operand.array.0;
+                self.fetch(array, &mut state, id, &operand.region, &mut after.ops)?;
+            }
+            let device = request.devices[operand.slot];
+            let ordered = self.machine.device(device).stream_ordered();
+            let instance = state.get(id).expect("it is pinned, or the home");
+            for outstanding in instance.before(&operand.region, operand.access.writes()) {
+                let op = &outstanding.op;
+                let needed = outstanding.write && operand.fetches();
+                if ordered {
+                    staged.events.push((operand.slot, Arc::clone(&op.event)));
+                    if needed {
+                        staged.inputs.push(Arc::clone(op));
+                    }
+                } else {
+                    waits.push((Arc::clone(op), needed));
+                }
+            }
+        }
+        Ok(waits)
+    }
+}
