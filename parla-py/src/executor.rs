@@ -1,5 +1,6 @@
 //! How a worker runs a task's body.
 
+mod books;
 mod using;
 
 use std::collections::HashMap;
@@ -11,10 +12,10 @@ use std::time::Instant;
 use parla_core::lock::Mutex;
 use parla_core::{Cancelled, TaskId};
 use parla_data::Store;
-use parla_device::{Event, Machine};
+use parla_device::Event;
 use parla_sched::native::panic_text;
 use parla_sched::{Cx, Executor, PlacingError, Step};
-use pyo3::exceptions::{PyBaseException, PyStopIteration, PyTypeError};
+use pyo3::exceptions::{PyStopIteration, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use rustc_hash::FxBuildHasher;
@@ -24,7 +25,6 @@ use crate::body::Work;
 use crate::errors;
 use crate::gil;
 use crate::key::Key;
-use crate::machine;
 use crate::runtime;
 use crate::task::{Outcome, Task};
 
@@ -426,193 +426,4 @@ fn foreign_awaitable(coroutine: &Bound<'_, PyAny>, yielded: &Bound<'_, PyAny>) -
         "the task's body '{body}' awaits {what}: a task can await tasks, task ids, task spaces and tasks(...) only; \
          run other awaitables with asyncio.run() inside a task"
     ))
-}
-
-impl PyExecutor {
-    pub(crate) fn new(trace: bool, store: Option<Arc<Store>>) -> Self {
-        Self {
-            trace,
-            store,
-            pid: std::process::id(),
-            ..Self::default()
-        }
-    }
-
-    /// What arrays have in the memories of the machine, if this runtime moves any.
-    pub(crate) fn store(&self) -> Option<&Arc<Store>> {
-        self.store.as_ref()
-    }
-
-    /// The same, or one that holds nothing.
-    fn store_or_bare(&self, py: Python<'_>) -> PyResult<Arc<Store>> {
-        match &self.store {
-            Some(store) => Ok(Arc::clone(store)),
-            None => machine::bare_store(py),
-        }
-    }
-
-    /// The machine, if this runtime moves data.
-    pub(crate) fn machine(&self) -> Option<&Arc<Machine>> {
-        self.store().map(|store| store.machine())
-    }
-
-    /// The threads that run bodies at this moment.
-    pub(crate) fn running_threads(&self) -> Vec<std::ffi::c_ulong> {
-        self.threads
-            .lock()
-            .iter()
-            .filter(|book| book.running.lock().is_some())
-            .map(|book| book.ident)
-            .collect()
-    }
-
-    /// The running task of this id.
-    pub(crate) fn running(&self, py: Python<'_>, id: TaskId) -> Option<Py<Task>> {
-        let is_it = |task: &&Py<Task>| task.get().id() == id;
-        self.threads.lock().iter().find_map(|book| {
-            book.running
-                .lock()
-                .as_ref()
-                .filter(is_it)
-                .map(|task| task.clone_ref(py))
-        })
-    }
-
-    pub(crate) fn declared(&self, id: TaskId, space: Arc<str>, key: Key) {
-        self.books.lock().declared.insert(id, (space, key));
-    }
-
-    pub(crate) fn spawned(&self, py: Python<'_>, id: TaskId, was_declared: bool, task: &Task) {
-        if was_declared {
-            self.books.lock().declared.remove(&id);
-        }
-        if self.trace {
-            let names = (
-                task.name(py).bind(py).to_string_lossy().into_owned(),
-                task.location(py),
-            );
-            self.books.lock().names.insert(id, names);
-        }
-    }
-
-    /// Name and place of spawn, for a trace.
-    pub(crate) fn traced_name(&self, id: TaskId) -> (String, String) {
-        self.books
-            .lock()
-            .names
-            .get(&id)
-            .cloned()
-            .unwrap_or_default()
-    }
-
-    /// The name of an id that nobody has spawned.
-    pub(crate) fn declared_name(&self, id: TaskId) -> Option<String> {
-        self.books
-            .lock()
-            .declared
-            .get(&id)
-            .map(|(space, key)| format!("{space}_{key}"))
-    }
-
-    pub(crate) fn begin_blocking(&self, task: Py<Task>, on: TaskId) {
-        let id = task.get().id();
-        let before = self.books.lock().blocked.insert(id, (task, on));
-        drop(before);
-    }
-
-    pub(crate) fn end_blocking(&self, id: TaskId) {
-        let before = self.books.lock().blocked.remove(&id);
-        drop(before);
-    }
-
-    /// A task blocked in a wait of ours, and what it waits for.
-    pub(crate) fn blocked(&self, py: Python<'_>, id: TaskId) -> Option<(Py<Task>, TaskId)> {
-        self.books
-            .lock()
-            .blocked
-            .get(&id)
-            .map(|(task, on)| (task.clone_ref(py), *on))
-    }
-
-    /// Somebody has seen how this task failed.
-    pub(crate) fn looked_at(&self, id: TaskId) {
-        let seen = self.books.lock().failed.remove(&id);
-        drop(seen);
-    }
-
-    /// The failures that nobody has looked at, in the order in which they happened.
-    pub(crate) fn take_failed(&self) -> Vec<Py<Task>> {
-        let mut failed: Vec<_> = std::mem::take(&mut self.books.lock().failed)
-            .into_values()
-            .collect();
-        failed.sort_by_key(|(number, _)| *number);
-        failed.into_iter().map(|(_, task)| task).collect()
-    }
-
-    /// Drops everything that keeps Python objects.
-    pub(crate) fn close(&self) {
-        let mut books = self.books.lock();
-        let garbage = (
-            self.threads_before.lock().take(),
-            std::mem::take(&mut books.failed),
-            std::mem::take(&mut books.blocked),
-            std::mem::take(&mut books.declared),
-        );
-        drop(books);
-        drop(garbage);
-    }
-
-    fn failed(&self, py: Python<'_>, task: &Py<Task>, id: TaskId, error: PyErr) {
-        let note = format!("in task {}", task.get().describe(py));
-        let error: Py<PyBaseException> = error.into_value(py);
-        errors::add_note(error.bind(py), &note);
-        Task::end(task.bind(py), Outcome::Failed(error));
-        let number = self.n_failed.fetch_add(1, Ordering::Relaxed);
-        let before = self
-            .books
-            .lock()
-            .failed
-            .insert(id, (number, task.clone_ref(py)));
-        drop(before);
-    }
-
-    fn retry(&self, py: Python<'_>, task: &Py<Task>, error: &PyErr) -> bool {
-        let mut core = task.get().core.lock();
-        if core.retries == 0 || !error.is_instance_of::<pyo3::exceptions::PyException>(py) {
-            return false;
-        }
-        core.retries -= 1;
-        core.work = core.again.as_ref().and_then(|again| again.again(py));
-        core.work.is_some()
-    }
-
-    /// The task whose end cancelled `task`: a failure not looked at, or among what it depends on.
-    fn find_cause(&self, py: Python<'_>, cause: TaskId, task: &Py<Task>) -> Option<Py<Task>> {
-        let known = self
-            .books
-            .lock()
-            .failed
-            .get(&cause)
-            .map(|(_, task)| task.clone_ref(py));
-        if known.is_some() {
-            return known;
-        }
-        let dependencies: Vec<_> = task
-            .get()
-            .core
-            .lock()
-            .dependencies
-            .iter()
-            .map(|d| d.clone_ref(py))
-            .collect();
-        dependencies.into_iter().find_map(|dependency| {
-            let dependency = dependency.task(py)?;
-            let root = match &dependency.get().core.lock().outcome {
-                Outcome::Failed(_) | Outcome::Cancelled(None) => None,
-                Outcome::Cancelled(Some(root)) => Some(root.clone_ref(py)),
-                Outcome::Pending | Outcome::Value(_) => return None,
-            };
-            Some(root.unwrap_or(dependency))
-        })
-    }
 }

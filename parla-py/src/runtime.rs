@@ -1,5 +1,6 @@
 //! One open runtime as Python sees it, and which runtime and task a thread is in.
 
+mod data;
 mod report;
 mod waiting;
 
@@ -21,6 +22,7 @@ use crate::errors;
 use crate::executor::{PyBody, PyExecutor};
 use crate::task::Task;
 use crate::{body, gil, placed, python};
+use data::{add_device_stats, placement};
 use report::{MAX_LINES, deadlock, describe, reasons};
 pub(crate) use waiting::wait_for;
 use waiting::{check_not_forked, now, wait_unless_stalled};
@@ -178,17 +180,24 @@ pub(crate) struct Runtime {
 
 #[pymethods]
 impl Runtime {
-    /// Starts the workers. With several CPU devices, `memory` (bytes) is that of all of them, and each has its own worker.
+    /// Starts the workers. With several CPU devices, `memory` (bytes) is that of all of them, and each has its own worker. `policy` (name:option=value)
+    /// places tasks that may run on several devices or use arrays, `depth` of them ahead of those that run on a device.
     #[new]
-    #[pyo3(signature = (workers, memory, *, devices = 1, trace = false))]
+    #[pyo3(signature = (workers, memory, *, devices = 1, trace = false, policy = "locality", depth = 2))]
     fn new(
         py: Python<'_>,
         workers: usize,
         memory: u64,
         devices: u32,
         trace: bool,
+        policy: &str,
+        depth: usize,
     ) -> PyResult<Self> {
         gil::init(py);
+        let placement = placement(py, policy, depth)?;
+        let store = placement
+            .as_ref()
+            .map(|placement| Arc::clone(&placement.store));
         let options = Options {
             workers,
             capacity: Claim {
@@ -198,10 +207,10 @@ impl Runtime {
             trace,
             name: "parla".to_owned(),
             bind: Vec::new(),
-            placement: None,
+            placement,
         };
         let rt = py
-            .detach(|| Rt::new(PyExecutor::new(trace, None), options))
+            .detach(|| Rt::new(PyExecutor::new(trace, store), options))
             .map_err(|error| errors::parla_error(py, error.to_string()))?;
         Ok(Self {
             rt: Arc::new(rt),
@@ -237,6 +246,7 @@ impl Runtime {
         let timeout = timeout.map(Duration::from_secs_f64);
         let mut stalled = None;
         let mut interrupt = None;
+        let mut abandoned = false;
         if cancel {
             py.detach(|| rt.cancel_unstarted());
         }
@@ -255,6 +265,7 @@ impl Runtime {
                 }
                 Ok(Waited::TimedOut) => {
                     self.abandon(py);
+                    abandoned = true;
                     break;
                 }
                 Ok(_) => {
@@ -271,9 +282,13 @@ impl Runtime {
                 Err(error) => {
                     interrupt = Some(error);
                     self.abandon(py);
+                    abandoned = true;
                     break;
                 }
             }
+        }
+        if !abandoned {
+            stalled = self.bring_data_home(py, stalled);
         }
         let failed = PyList::new(py, rt.executor().take_failed())?;
         Ok((failed, stalled, interrupt))
@@ -341,6 +356,7 @@ impl Runtime {
         dict.set_item("vcus_claimed", f64::from(stats.claimed.vcus.0) / 1000.0)?;
         dict.set_item("memory_claimed", stats.claimed.memory)?;
         dict.set_item("memory", self.memory)?;
+        add_device_stats(&dict, &stats, self.rt.executor().machine())?;
         Ok(dict)
     }
 

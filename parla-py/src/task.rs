@@ -143,6 +143,12 @@ impl Task {
         ))
     }
 
+    /// Its body has returned and its devices are still at work.
+    fn is_draining(&self) -> bool {
+        let core = self.core.lock();
+        core.uses.as_ref().is_some_and(|uses| uses.value.is_some())
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         !self.core.lock().outcome.is_pending()
     }
@@ -312,6 +318,7 @@ impl Task {
         let name = name.unwrap_or_else(|| match self.rt.state(self.id()) {
             S::Declared | S::Waiting => "waiting",
             S::Ready => "ready",
+            S::Suspended if self.is_draining() => "draining",
             S::Suspended => "suspended",
             S::Running | S::Done | S::Failed => "running",
             S::Cancelled => "cancelled",
@@ -470,7 +477,7 @@ pub(crate) struct TaskState {
 
 #[pymethods]
 impl TaskState {
-    /// "waiting", "ready", "running", "suspended", "done", "failed" or "cancelled".
+    /// "waiting", "ready", "running", "suspended", "draining" (its devices are still at work), "done", "failed" or "cancelled".
     #[getter]
     fn name(&self) -> &'static str {
         self.name

@@ -1,0 +1,91 @@
+//! The devices and arrays of an open runtime.
+
+use std::sync::Arc;
+
+use parla_data::{DataError, Store};
+use parla_device::Machine;
+use parla_sched::{Placement, policy};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use super::Runtime;
+use crate::{errors, keep, machine};
+
+impl Runtime {
+    /// Brings the newest contents of all arrays home and gives the devices' memory back. What goes wrong there is an error of the block, like a stall.
+    pub(super) fn bring_data_home(&self, py: Python<'_>, stalled: Option<PyErr>) -> Option<PyErr> {
+        let Some(store) = self.rt.executor().store() else {
+            return stalled;
+        };
+        let closed = py.detach(|| store.close());
+        keep::drain(py);
+        let mut first = stalled;
+        for error in closed.err().into_iter().flatten() {
+            // What is invalid because its task failed has been reported by that task, and is again to whoever reads it.
+            if matches!(error, DataError::Invalid { .. }) {
+                continue;
+            }
+            let error = errors::data(py, &error);
+            match &first {
+                None => first = Some(error),
+                Some(first) => errors::add_note(first.value(py), &format!("besides, {error}")),
+            }
+        }
+        first
+    }
+}
+
+/// Who places tasks, and what arrays have on the devices; `None`: there is no memory but the host's.
+pub(super) fn placement(py: Python<'_>, policy: &str, depth: usize) -> PyResult<Option<Placement>> {
+    if depth == 0 {
+        return Err(PyValueError::new_err("depth: expected 1 or more, got 0"));
+    }
+    let policy = policy::make(policy, 0)
+        .map_err(|error| errors::policy_error(py, format!("policy: {error}")))?;
+    let machine = machine::current(py)?;
+    if machine.model().memories.len() == 1 {
+        return Ok(None);
+    }
+    Ok(Some(Placement {
+        store: Store::new(machine),
+        policy,
+        depth,
+    }))
+}
+
+/// What happened on the devices and in their memories, into `dict`.
+pub(super) fn add_device_stats(
+    dict: &Bound<'_, PyDict>,
+    stats: &parla_sched::Stats,
+    machine: Option<&Arc<Machine>>,
+) -> PyResult<()> {
+    let py = dict.py();
+    let (devices, memories) = (PyList::empty(py), PyList::empty(py));
+    for device in &stats.devices {
+        let one = PyDict::new(py);
+        one.set_item("name", &device.name)?;
+        one.set_item("tasks", device.tasks)?;
+        one.set_item("busy_s", device.busy_ns as f64 * 1e-9)?;
+        devices.append(one)?;
+    }
+    if let (Some(data), Some(machine)) = (&stats.data, machine) {
+        let model = machine.model();
+        for (memory, counts) in model.memories.iter().zip(&data.memories) {
+            let one = PyDict::new(py);
+            one.set_item("name", &memory.name)?;
+            one.set_item("used", counts.used)?;
+            one.set_item("peak", counts.peak)?;
+            one.set_item("evictions", counts.evictions)?;
+            one.set_item("copies", counts.n_copies)?;
+            let from = PyDict::new(py);
+            for (source, bytes) in model.memories.iter().zip(&counts.bytes_from) {
+                from.set_item(&source.name, bytes)?;
+            }
+            one.set_item("bytes_from", from)?;
+            memories.append(one)?;
+        }
+    }
+    dict.set_item("devices", devices)?;
+    dict.set_item("memories", memories)
+}
