@@ -1,6 +1,7 @@
 //! What the user asked of the machine: its CPUs, and which GPUs, real or simulated. Environment variables say it.
 
 use std::env;
+use std::path::Path;
 
 use parla_core::Link;
 
@@ -28,6 +29,8 @@ pub enum Gpus {
     Simulated(SimOptions),
 }
 
+mod file;
+
 const LINK_ALLOWED: &str = "settings such as \"latency=10us,bandwidth=12GB/s,peer=48GB/s\" (peer=none: through the host), also peer_latency and inside";
 const FAULTS_ALLOWED: &str = "rules such as \"gpu:0 alloc=3; gpu:* copy=2+; gpu:1 lose=40\" for GPUs that PARLA_SIM_GPUS makes";
 
@@ -42,22 +45,64 @@ impl MachineOptions {
     /// | `PARLA_SIM_LINK` | `latency` and `bandwidth` to and from the host, `peer` bandwidth (or `none`) and `peer_latency` between GPUs, `inside` bandwidth; see [`SimLinks`] for what is not set |
     /// | `PARLA_SIM_TIME` | `0`: simulated GPUs are as fast as possible; `1`: they take the time of the model |
     /// | `PARLA_SIM_FAULTS` | what is to go wrong, see [`SimOptions::add_faults`] |
+    /// | `PARLA_DEVICE_FILE` | a file as [`from_file`](Self::from_file) reads it; the other variables win over what it says |
     ///
     /// # Errors
-    /// [`DeviceError::BadVariable`] for a value that is none of these. Of simulated GPUs that are not asked for nothing is read.
+    /// [`DeviceError::BadVariable`] for a value that is none of these, [`DeviceError::DeviceFile`]. Of simulated GPUs that are not asked
+    /// for nothing is read.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, DeviceError> {
+        let path = lookup("PARLA_DEVICE_FILE").filter(|path| !path.trim().is_empty());
+        let mut options = match path {
+            Some(path) => Self::from_file(Path::new(&path))?,
+            None => Self::default(),
+        };
         let host = HostOptions::from_env(&lookup)?;
+        options.host = HostOptions {
+            cores: host.cores.or(options.host.cores),
+            memory: host.memory.or(options.host.memory),
+            ..host
+        };
         let count = parse_set(
             &lookup,
             "PARLA_SIM_GPUS",
             "a whole number from 0 to 32",
             |text| text.parse().ok().filter(|&n: &usize| n <= MAX_SIM_GPUS),
         )?;
-        let gpus = match count {
-            None | Some(0) => Gpus::Real,
-            Some(n_gpus) => Gpus::Simulated(simulated(SimOptions::new(n_gpus), &lookup)?),
+        let sim = match (count, options.gpus) {
+            (None, Gpus::Real) | (Some(0), _) => None,
+            (None, Gpus::Simulated(sim)) => Some(sim),
+            (Some(n_gpus), Gpus::Real) => Some(SimOptions::new(n_gpus)),
+            (Some(n_gpus), Gpus::Simulated(mut sim)) => {
+                sim.memory.resize(n_gpus, SimOptions::DEFAULT_MEMORY);
+                // What the file says about GPUs that are not there now.
+                let there = |end: Option<u32>| end.is_none_or(|gpu| (gpu as usize) < n_gpus);
+                sim.links
+                    .pairs
+                    .retain(|pair| there(pair.0) && there(pair.1));
+                Some(sim)
+            }
         };
-        Ok(Self { host, gpus })
+        let sim = sim.map(|sim| simulated(sim, &lookup)).transpose()?;
+        options.gpus = sim.map_or(Gpus::Real, Gpus::Simulated);
+        Ok(options)
+    }
+
+    /// Reads a YAML file that describes a machine: `CPU` with `num_cores` (at most so many are used) and `mem_sz`, `GPU` with `num_devices` and
+    /// `mem_sz` (one for all, or a list with one for each), and `LINKS` with `latency_us` and `bandwidth_gb_s` to and from the host, the same
+    /// for `peer` (or `none`) and `inside`, and `pairs`, each of them `between` two memories. Its GPUs are simulated, also if it has none.
+    ///
+    /// # Errors
+    /// [`DeviceError::DeviceFile`] with the line.
+    pub fn from_file(path: &Path) -> Result<Self, DeviceError> {
+        let file = file::read(path)?;
+        Ok(Self {
+            host: HostOptions {
+                cores: file.cpu_cores,
+                memory: file.cpu_memory,
+                ..HostOptions::default()
+            },
+            gpus: Gpus::Simulated(file.sim),
+        })
     }
 
     /// Reads the options from this process's environment.

@@ -105,3 +105,33 @@ fn bad_values_are_errors_that_name_variable_and_value() {
         }
     }
 }
+
+#[test]
+fn variables_win_over_the_device_file() {
+    let path = std::env::temp_dir().join(format!("parla-devices-{}.yaml", std::process::id()));
+    let text = "CPU: {num_cores: 1, mem_sz: 5G}\nGPU: {num_devices: 2, mem_sz: [3G, 4G]}";
+    std::fs::write(&path, text).unwrap();
+    let file = ("PARLA_DEVICE_FILE", path.to_str().unwrap());
+    let from_file = options(&[file]).unwrap();
+    assert_eq!(from_file, MachineOptions::from_file(&path).unwrap());
+    assert_eq!(
+        (from_file.host.cores, from_file.host.memory),
+        (Some(1), Some(5 << 30))
+    );
+    let changed = options(&[
+        file,
+        ("PARLA_CPU_MEM", "1G"),
+        ("PARLA_SIM_GPUS", "3"),
+        ("PARLA_SIM_TIME", "0"),
+    ]);
+    let real = options(&[file, ("PARLA_SIM_GPUS", "0")]);
+    std::fs::remove_file(&path).unwrap();
+    let changed = changed.unwrap();
+    assert_eq!(changed.host.memory, Some(1 << 30));
+    let Gpus::Simulated(sim) = changed.gpus else {
+        panic!("the file describes simulated GPUs");
+    };
+    assert_eq!(sim.memory, [3 << 30, 4 << 30, 2 << 30]);
+    assert!(!sim.timed);
+    assert_eq!(real.unwrap().gpus, Gpus::Real);
+}
