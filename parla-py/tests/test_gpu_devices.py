@@ -69,12 +69,12 @@ def test_the_machine_may_be_replaced():
         assert len(gpu) == 1
 
 
-def test_errors_of_the_probe_reach_the_caller(monkeypatch):
+def test_errors_of_the_probe_reach_the_caller():
     def fail():
         raise ValueError("PARLA_SIM_GPUS: expected a number, got 'many'")
 
-    with pretend():
-        monkeypatch.setattr("parla._native.machine", fail)
+    with pretend(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("parla._native.machine", fail)
         for ask in (check_environment, lambda: len(gpu), lambda: gpu.devices, lambda: gpu[0], lambda: gpu(0).exists):
             with pytest.raises(ValueError, match="PARLA_SIM_GPUS.*'many'"):
                 ask()

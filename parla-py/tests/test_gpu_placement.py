@@ -28,7 +28,7 @@ def four():
 @pytest.fixture
 def cores():
     """Two GPUs and three CPU devices of one core."""
-    with pretend(cores=3, gpus=[GIB, GIB], PARLA_CPU_ARCHITECTURE="cores"):
+    with pretend(cores=3, per_core=True, gpus=[GIB, GIB]):
         yield
 
 

@@ -29,7 +29,7 @@ def whole():
 @pytest.fixture
 def cores():
     """A machine with four CPU devices of 6 GiB."""
-    with pretend(cores=4, PARLA_CPU_ARCHITECTURE="cores"):
+    with pretend(cores=4, per_core=True):
         yield
 
 

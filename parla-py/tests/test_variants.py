@@ -469,6 +469,6 @@ def test_programs_find_the_questions_where_they_look(module, question):
 
 
 def test_devices_per_core_are_the_tasks_own():
-    with pretend(cores=2, PARLA_CPU_ARCHITECTURE="cores"), Parla(workers=2):
+    with pretend(cores=2, per_core=True), Parla(workers=2):
         tasks = [spawn(placement=cpu(i))(context.get_current_devices) for i in (0, 1)]
     assert [task.result() for task in tasks] == [[cpu(0)], [cpu(1)]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +65,7 @@ def current() -> Machine:
     global _known
     from parla import _native
 
-    found = _native.machine() if hasattr(_native, "machine") else _without_gpus()
+    found = _native.machine()
     known = _known
     if known is not None and (known[0] is found or known[0] == found):
         return known[1]
@@ -80,14 +79,6 @@ def current() -> Machine:
 def on_change(listener: Callable[[], None]) -> None:
     """Call `listener` whenever another machine than before was found."""
     _listeners.append(listener)
-
-
-def _without_gpus() -> dict[str, Any]:
-    """The machine as a native library sees it that has no GPU backends."""
-    simulated = os.environ.get("PARLA_SIM_GPUS", "").strip()
-    if simulated not in ("", "0"):
-        raise ValueError(f"PARLA_SIM_GPUS={simulated}: this version of Parla has no simulated GPUs; unset it")
-    return {"devices": [], "memories": [], "unavailable": {"gpu": "this version of Parla has no GPU backend"}}
 
 
 def _read(found: dict[str, Any]) -> Machine:

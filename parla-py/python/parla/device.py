@@ -420,11 +420,7 @@ class Memory:
         from parla import array as arrays
 
         self._check()
-        if hasattr(arrays, "clone_to"):
-            return arrays.clone_to(self.device, array)
-        if self.device.architecture.name != "cpu":
-            raise TypeError(f"{self!r}: this version of Parla copies arrays to CPU memory only")
-        return arrays.copy_to_host(array)
+        return arrays.clone_to(self.device, array)
 
     def _check(self) -> None:
         if not self.device.exists:
