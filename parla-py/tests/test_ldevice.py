@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 
 import pytest
+from support import run_py
 
 numpy = pytest.importorskip("numpy")
 
@@ -223,3 +224,33 @@ def test_what_parts_say():
     assert t.types == [[numpy.ndarray] * 3] * 2
     assert t.devices == [cpu(0)]
     assert (len(t), repr(t)) == (2, "<PartitionedTensor of 6 parts>")
+
+
+def test_parts_on_simulated_gpus():
+    run_py(
+        """
+        import numpy
+        from parla import Parla, spawn
+        from parla.array import get_memory
+        from parla.cuda import gpu
+        from parla.ldevice import LDeviceSequenceBlocked
+
+        a = numpy.arange(40.0)
+        mapper = LDeviceSequenceBlocked(4, gpu)
+        parts = mapper.partition_tensor(a, overlap=1)
+        assert [get_memory(part).device for part in parts.base] == [gpu(0), gpu(0), gpu(1), gpu(1)]
+        assert parts.devices == [gpu(0), gpu(1)]
+        assert parts[2].tolist() == list(range(19, 31))
+        with Parla():
+            @spawn(placement=gpu(1))
+            def work():
+                here = parts[0]
+                assert get_memory(here).device == gpu(1)
+                here += 1
+                parts[3] = numpy.zeros(11)
+                return here.tolist()
+        assert work.result() == list(range(1, 12))
+        assert parts[3].tolist() == [0] * 11
+        """,
+        env={"PARLA_SIM_GPUS": "2"},
+    )

@@ -133,7 +133,7 @@ def device_of(device: Any) -> Any:
     else:
         raise TypeError(f"device must be a Device such as gpu(0), or a number, not {type(device).__name__}")
     if not found.exists:
-        raise IndexError(f"{found.name} does not exist: {found.architecture.describedevices()}")
+        raise IndexError(f"{found.name} does not exist: {found.architecture.describe_devices()}")
     return found
 
 

@@ -72,12 +72,14 @@ class PArray(ArrayOperators):
     recognised: make one array of the whole and slice it.
     """
 
-    __slots__ = ("__weakref__", "_axes", "_operand", "_picked", "_root", "_shown", "dtype", "shape")
+    __slots__ = ("__weakref__", "_axes", "_base", "_operand", "_picked", "_root", "_shown", "dtype", "shape")
 
     _root: _Root
     _axes: tuple[_views.Axis, ...] | None
     """None: the whole array as it is."""
     _shown: tuple[int, ...]
+    _base: tuple[int, ...]
+    """The shape before anything is picked."""
     _picked: Any
     """What to index the view with to get the elements meant: fields, lists, masks. None: nothing."""
     _operand: tuple[_native.Array, _views.Box, bool]
@@ -104,7 +106,7 @@ class PArray(ArrayOperators):
         self._shown = ()
         self._picked = None
         self._operand = root.operand
-        self.shape = root.shape
+        self.shape = self._base = root.shape
         self.dtype = root.dtype
 
     # What it is.
@@ -168,7 +170,7 @@ class PArray(ArrayOperators):
                 view._axes = ((start, 1, stop - start), *[(0, 1, n) for n in shape[1:]])
                 view._shown = tuple(range(len(shape)))
                 view._picked = None
-                view.shape = (stop - start, *shape[1:])
+                view.shape = view._base = (stop - start, *shape[1:])
                 view.dtype = self.dtype
                 return view
         parts = key if kind is tuple else (key,)
@@ -177,15 +179,13 @@ class PArray(ArrayOperators):
                 axes, shown = self._layout()
                 return self._view(*_views.index(axes, shown, self.shape, parts))
             return self._pick(key, parts)
-        if _is_field(self._picked) and self._base_shape() == self.shape and not _has_names(key):
+        if _is_field(self._picked) and self._base == self.shape and not _has_names(key):
             picked = self._unpicked()[key]
             return picked._pick(self._picked, (self._picked,)) if picked._picked is None else self._read()[key]
         return self._read()[key]
 
     def _layout(self) -> tuple[tuple[_views.Axis, ...], tuple[int, ...]]:
-        if self._axes is None:
-            return _views.whole(self.shape)
-        return self._axes, self._shown
+        return _views.whole(self._base) if self._axes is None else (self._axes, self._shown)
 
     def _view(self, axes: tuple[_views.Axis, ...], shown: tuple[int, ...], shape: tuple[int, ...]) -> PArray:
         view = _new(PArray)
@@ -193,7 +193,7 @@ class PArray(ArrayOperators):
         view._axes = axes
         view._shown = shown
         view._picked = None
-        view.shape = shape
+        view.shape = view._base = shape
         view.dtype = self._root.dtype
         box, exact = _views.box_of(axes)
         view._operand = (self._root.native, box, exact)
@@ -216,12 +216,7 @@ class PArray(ArrayOperators):
 
     def _unpicked(self) -> PArray:
         """The view that this selects elements of."""
-        return self._view(*self._layout(), self._base_shape())
-
-    def _base_shape(self) -> tuple[int, ...]:
-        if self._axes is None:
-            return self._root.shape
-        return tuple(1 if axis < 0 else self._axes[axis][2] for axis in self._shown)
+        return self._view(*self._layout(), self._base)
 
     @property
     def T(self) -> PArray:
@@ -248,7 +243,7 @@ class PArray(ArrayOperators):
 
     def _reach(self, access: str) -> Any:
         """The local view, before elements or fields are picked; `access` is "read", "write" or "either"."""
-        return _reach.reach(self._root, self._operand[1], self._axes, self._shown, self._base_shape(), access)
+        return _reach.reach(self._root, self._operand[1], self._axes, self._shown, self._base, access)
 
     def _read(self) -> Any:
         """The local contents, for reading."""
@@ -553,6 +548,10 @@ def array(
         if not copy and ndmin <= object.ndim and (dtype is None or numpy.dtype(dtype) == object.dtype):
             return object
         object = object._read()
+    if isinstance(object, numpy.ma.MaskedArray):
+        raise TypeError(
+            "a masked array can't be a PArray: its mask would be lost; make one of its data and one of its mask"
+        )
     host = _to_numpy(object)
     if copy:
         host = numpy.array(host, dtype=dtype, order=order, ndmin=ndmin)
@@ -632,10 +631,6 @@ def _checked(host: Any) -> Any:
     """
     import numpy
 
-    if isinstance(host, numpy.ma.MaskedArray):
-        raise TypeError(
-            "a masked array can't be a PArray: its mask would be lost; make one of its data and one of its mask"
-        )
     if host.dtype.hasobject or not isinstance(host.dtype, numpy.dtype) or host.dtype.kind not in "?biufcmMSUVO":
         raise TypeError(
             f"an array of {host.dtype} can't be a PArray: its elements are references to Python objects, which can't be "
