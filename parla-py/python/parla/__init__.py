@@ -36,6 +36,7 @@ from parla.errors import (
 )
 from parla.function_decorators import specialize, specialized
 from parla.kernels import sleep_gil, sleep_nogil
+from parla.parray import PArray, asarray
 from parla.runtime import Parla
 from parla.tasks import (
     AtomicTaskSpace,
@@ -65,6 +66,7 @@ __all__ = [
     "Memory",
     "MemoryKind",
     "Mib",
+    "PArray",
     "Parla",
     "ParlaError",
     "PlacementError",
@@ -78,6 +80,7 @@ __all__ = [
     "TaskState",
     "Tasks",
     "VariantDefinitionError",
+    "asarray",
     "finish",
     "get_current_context",
     "get_current_devices",
