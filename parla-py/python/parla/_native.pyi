@@ -171,7 +171,16 @@ class Spawner:
 
 @final
 class Runtime:
-    def __new__(cls, workers: int, memory: int, *, devices: int = 1, trace: bool = False) -> Runtime: ...
+    def __new__(
+        cls,
+        workers: int,
+        memory: int,
+        *,
+        devices: int = 1,
+        trace: bool = False,
+        policy: str = "locality",
+        depth: int = 2,
+    ) -> Runtime: ...
     def open(self) -> None: ...
     def finish(
         self, cancel: bool, timeout: float | None = None
