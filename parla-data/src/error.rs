@@ -42,6 +42,14 @@ pub enum DataError {
         /// The array's name.
         array: String,
     },
+    /// Two devices of one task were to write the same elements, or boxes around their elements that overlap.
+    #[error("{array}{region} is written on two devices by the same task")]
+    WrittenTwice {
+        /// The array's name.
+        array: String,
+        /// Where the two overlap.
+        region: Region,
+    },
     /// Nobody knows these elements any more: who wrote them last failed half-way, or the device that had them is lost.
     #[error("{array}{region} has no valid contents: {because}")]
     Invalid {

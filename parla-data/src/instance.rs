@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::array::{Home, Shared};
 use crate::directory::{Directory, InstanceId};
 use crate::op::Op;
-use crate::store::Store;
+use crate::store::{Store, Writer};
 
 /// What the lock of an array guards.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct State {
     pub(crate) directory: Directory,
     // In the order of their ids; the first is the home. Those that the directory does not know are on lost devices and still in use.
     pub(crate) instances: Vec<Instance>,
+    // Tasks that are staged and write, except those that are only counted at home.
+    pub(crate) writers: Vec<Writer>,
 }
 
 /// A dense copy of a box in some memory, or the home.
@@ -69,6 +71,7 @@ impl State {
         Self {
             directory: Directory::new(shape),
             instances: vec![home],
+            writers: Vec::new(),
         }
     }
 
@@ -230,6 +233,7 @@ impl Shared {
         let State {
             directory,
             instances,
+            ..
         } = &mut *state;
         for instance in instances {
             let id = instance.id;

@@ -13,14 +13,17 @@ use crate::array::{ArrayId, Shared};
 use crate::{Array, DataError, Operand};
 
 mod copies;
+mod fast;
 mod groups;
 mod home;
 mod queue;
 mod room;
 mod staged;
+mod writers;
 
 use queue::Request;
 pub use staged::Staged;
+pub(crate) use writers::Writer;
 
 /// What is called when operands are in place, or cannot be brought there.
 pub type StagedCallback = Box<dyn FnOnce(Result<Staged, DataError>) + Send>;
@@ -158,13 +161,17 @@ impl Store {
     /// Whether the operands of one task can ever be on these devices (one per slot) together with `extra` reserved bytes each.
     ///
     /// # Errors
-    /// [`DataError::TooLarge`].
+    /// [`DataError::TooLarge`]; [`DataError::WrittenTwice`], [`DataError::ReadOnly`]: they cannot be there for other reasons.
     pub fn check_fits(
         &self,
         operands: &[Operand],
         devices: &[DeviceId],
         extra: u64,
     ) -> Result<(), DataError> {
+        for operand in operands {
+            check_writable(&operand.array, operand.access.writes())?;
+        }
+        self.check_writers(operands, devices)?;
         let groups = self.groups(operands, devices);
         for id in self.memory_ids() {
             let here = |device: &&DeviceId| self.model().memory_of(**device) == id;
@@ -245,7 +252,7 @@ impl Store {
         extra: u64,
         done: StagedCallback,
     ) {
-        if let Err(error) = self.admissible(&operands, devices, extra) {
+        if let Err(error) = self.check_fits(&operands, devices, extra) {
             return done(Err(error));
         }
         self.tell_devices(&operands, devices);
@@ -257,18 +264,6 @@ impl Store {
             done,
         });
         self.pump();
-    }
-
-    fn admissible(
-        &self,
-        operands: &[Operand],
-        devices: &[DeviceId],
-        extra: u64,
-    ) -> Result<(), DataError> {
-        for operand in operands {
-            check_writable(&operand.array, operand.access.writes())?;
-        }
-        self.check_fits(operands, devices, extra)
     }
 
     /// Lets devices know, once each, the homes that copies will use.

@@ -69,7 +69,7 @@ impl Store {
                 return None;
             }
             let block = self.machine.device(device).allocate(group.bytes()).ok()?;
-            Some(self.settle_in(group.array, group, block))
+            Some(self.settle_in(group, block))
         });
         drop(groups);
         let [alone] = operands;

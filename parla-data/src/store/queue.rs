@@ -46,6 +46,8 @@ enum Refusal {
     Failed(DataError),
     /// This memory is full of what is in use.
     Full(MemoryId),
+    /// A task that writes has to end first.
+    Disturbed,
 }
 
 /// What has to be done once no lock is held.
@@ -175,6 +177,7 @@ impl Store {
                     taken |= 1 << memory.0;
                     waiting.push_back(request);
                 }
+                Err(Refusal::Disturbed) => waiting.push_back(request),
                 Err(Refusal::Failed(error)) => {
                     self.n_waiting.fetch_sub(1, Ordering::SeqCst);
                     after.failed.push((request, error));
@@ -195,21 +198,56 @@ impl Store {
         taken: u64,
         after: &mut After,
     ) -> Result<Placed, Refusal> {
-        match self.attempt_with(request, taken, false, after) {
-            // What it would use is larger than what it needs, and it is alone.
-            Err(Refusal::Full(memory))
-                if taken & (1 << memory.0) == 0 && !self.is_in_use(memory, after) =>
-            {
-                match self.attempt_with(request, taken, true, after) {
-                    Err(Refusal::Full(memory)) if !self.is_in_use(memory, after) => {
-                        let refused = after.refused.take().map(DataError::from);
-                        let error = refused.unwrap_or_else(|| self.out_of_memory(request, memory));
-                        Err(Refusal::Failed(error))
-                    }
-                    other => other,
-                }
+        if !self.enter_writers(&request.operands, &request.devices) {
+            return Err(Refusal::Disturbed);
+        }
+        let groups = self.groups(&request.operands, &request.devices);
+        let held = self.hold_any(request, &groups, taken, after);
+        let ids = held.inspect_err(|_| self.leave_writers(&request.operands, &request.devices))?;
+        let ids: Vec<_> = groups.iter().zip(ids).collect();
+        let mut staged = Staged::new(self, &request.operands, false);
+        for device in &request.devices {
+            let memory = self.model().memory_of(*device);
+            staged.memories.push(memory);
+            if request.extra > 0 {
+                let reserved = &self.memory(memory).reserved;
+                reserved.fetch_add(request.extra, Ordering::SeqCst);
+                staged.extra.push((memory, request.extra));
             }
-            other => other,
+        }
+        match self.bring(request, &ids, &mut staged, after) {
+            Ok(waits) => Ok(Placed { staged, waits }),
+            Err(error) => {
+                after.staged.push(staged);
+                Err(Refusal::Failed(error))
+            }
+        }
+    }
+
+    /// One instance for each group, pinned.
+    fn hold_any(
+        &self,
+        request: &Request,
+        groups: &[Group<'_>],
+        taken: u64,
+        after: &mut After,
+    ) -> Result<Vec<InstanceId>, Refusal> {
+        let held = self.hold(request, groups, taken, false, after);
+        let Err(Refusal::Full(memory)) = held else {
+            return held;
+        };
+        if taken & (1 << memory.0) != 0 || self.is_in_use(memory, after) {
+            return held;
+        }
+        // What it would use is larger than what it needs, and it is alone.
+        let held = self.hold(request, groups, taken, true, after);
+        match held {
+            Err(Refusal::Full(memory)) if !self.is_in_use(memory, after) => {
+                let refused = after.refused.take().map(DataError::from);
+                let error = refused.unwrap_or_else(|| self.out_of_memory(request, memory));
+                Err(Refusal::Failed(error))
+            }
+            held => held,
         }
     }
 
@@ -226,21 +264,19 @@ impl Store {
     }
 
     /// With `exact`, only instances are used that are no larger than they have to be.
-    fn attempt_with(
-        self: &Arc<Self>,
+    fn hold(
+        &self,
         request: &Request,
+        groups: &[Group<'_>],
         taken: u64,
         exact: bool,
         after: &mut After,
-    ) -> Result<Placed, Refusal> {
-        let groups = self.groups(&request.operands, &request.devices);
-        let mut found = Vec::with_capacity(groups.len());
-        for group in &groups {
-            found.push(self.find_and_pin(group, exact));
-        }
-        let allocated = self.allocate_missing(request, &groups, &found, taken, after);
-        let blocks = match allocated {
-            Ok(blocks) => blocks,
+    ) -> Result<Vec<InstanceId>, Refusal> {
+        let found = groups.iter().map(|group| self.find_and_pin(group, exact));
+        let found: Vec<_> = found.collect();
+        let blocks = self.allocate_missing(request, groups, &found, taken, after);
+        let mut blocks = match blocks {
+            Ok(blocks) => blocks.into_iter(),
             Err(refusal) => {
                 for (group, found) in groups.iter().zip(found) {
                     let mut state = group.array.0.state.lock();
@@ -251,32 +287,15 @@ impl Store {
                 return Err(refusal);
             }
         };
-        let mut blocks = blocks.into_iter();
-        for (group, found) in groups.iter().zip(&mut found) {
-            if found.is_none() {
-                *found = blocks
+        let ids = groups.iter().zip(found).map(|(group, found)| {
+            found.unwrap_or_else(|| {
+                let block = blocks
                     .next()
-                    .map(|block| self.settle_in(group.array, group, block));
-            }
-        }
-        let ids = groups.iter().zip(found);
-        let ids: Vec<_> = ids.filter_map(|(group, id)| Some((group, id?))).collect();
-        let mut staged = Staged::new(self, &request.operands);
-        for device in &request.devices {
-            if request.extra > 0 {
-                let memory = self.model().memory_of(*device);
-                let reserved = &self.memory(memory).reserved;
-                reserved.fetch_add(request.extra, Ordering::SeqCst);
-                staged.extra.push((memory, request.extra));
-            }
-        }
-        match self.bring(request, &ids, &mut staged, after) {
-            Ok(waits) => Ok(Placed { staged, waits }),
-            Err(error) => {
-                after.staged.push(staged);
-                Err(Refusal::Failed(error))
-            }
-        }
+                    .expect("there is one for each that was not found");
+                self.settle_in(group, block)
+            })
+        });
+        Ok(ids.collect())
     }
 
     /// One block for each group that has no instance yet, all or none.
@@ -351,13 +370,8 @@ impl Store {
     }
 
     /// Enters a block into the books as an instance, pinned once.
-    pub(super) fn settle_in(
-        &self,
-        array: &crate::Array,
-        group: &Group<'_>,
-        block: Arc<Block>,
-    ) -> InstanceId {
-        let shared = &array.0;
+    pub(super) fn settle_in(&self, group: &Group<'_>, block: Arc<Block>) -> InstanceId {
+        let shared = &group.array.0;
         let mut state = shared.state.lock();
         let id = state.directory.add(group.memory, group.hull.clone());
         let mut instance = Instance::new(

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parla_core::{DeviceId, MachineModel, MemoryId};
-use parla_device::{Block, Event, Place};
+use parla_core::MemoryId;
+use parla_device::{Event, Place};
 use smallvec::SmallVec;
 
 use super::{Ended, Store};
@@ -19,6 +19,8 @@ use crate::op::Op;
 pub struct Staged {
     store: Arc<Store>,
     operands: Arc<[Operand]>,
+    // By slot.
+    pub(super) memories: SmallVec<[MemoryId; 2]>,
     // By operand; pinned unless they are the home. Fewer than operands: those are at home.
     pub(super) instances: SmallVec<[InstanceId; 4]>,
     pub(super) places: Vec<Place>,
@@ -28,19 +30,26 @@ pub struct Staged {
     // What is reserved beyond the operands.
     pub(super) extra: SmallVec<[(MemoryId, u64); 1]>,
     begun: bool,
+    // Whether it took the short way: its writers are only counted.
+    counted: bool,
+    ended: bool,
 }
 
 impl Staged {
-    pub(super) fn new(store: &Arc<Store>, operands: &Arc<[Operand]>) -> Self {
+    /// The writers among the operands are entered by the caller: counted at home if `counted`, else in the arrays' lists.
+    pub(super) fn new(store: &Arc<Store>, operands: &Arc<[Operand]>, counted: bool) -> Self {
         Self {
             store: Arc::clone(store),
             operands: Arc::clone(operands),
+            memories: SmallVec::new(),
             instances: SmallVec::new(),
             places: Vec::with_capacity(operands.len()),
             events: Vec::new(),
             inputs: Vec::new(),
             extra: SmallVec::new(),
             begun: false,
+            counted,
+            ended: false,
         }
     }
 
@@ -76,6 +85,7 @@ impl Staged {
     }
 
     fn ended(&mut self, how: Ended) {
+        self.ended = true;
         let how = match how {
             Ended::NotBegun if self.begun => {
                 Ended::Badly("the task that was writing it was given up".to_owned())
@@ -91,12 +101,19 @@ impl Staged {
         let mut unused = Vec::new();
         for (operand, id) in uses(&self.operands, &instances) {
             let array = &operand.array.0;
+            if self.counted && operand.access.writes() {
+                // Pairs with the load in `Store::enter_writers`.
+                array.n_home_writers.fetch_sub(1, Ordering::SeqCst);
+            }
             let quiet = ops.is_empty() && !matches!(how, Ended::Badly(_));
-            if id == InstanceId::HOME && quiet && operand.array.is_host_only() {
+            if self.counted && quiet && operand.array.is_host_only() {
                 continue;
             }
             let mut state = array.state.lock();
             leave(&mut state, operand, id, &how, &ops);
+            if !self.counted && operand.access.writes() {
+                state.leave_writer(operand, self.memories[operand.slot]);
+            }
             if id != InstanceId::HOME
                 && let Some(instance) = state.get_mut(id)
             {
@@ -153,10 +170,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if !self.instances.is_empty()
-            || !self.extra.is_empty()
-            || self.begun && !self.places.is_empty()
-        {
+        if !self.ended {
             self.ended(Ended::NotBegun);
         }
     }
@@ -225,111 +239,4 @@ fn superseded(state: &mut State) -> impl Iterator<Item = Instance> + use<> {
         }
     }
     taken.into_iter()
-}
-
-impl Store {
-    /// Stages without a copy, an allocation or a wait, if none is needed: the fast path.
-    #[must_use]
-    pub fn try_stage(
-        self: &Arc<Self>,
-        operands: &Arc<[Operand]>,
-        devices: &[DeviceId],
-    ) -> Option<Staged> {
-        let mut staged = Staged::new(self, operands);
-        let all_home = operands.iter().all(|operand| {
-            operand.array.is_host_only()
-                && self.model().memory_of(devices[operand.slot]) == MachineModel::HOST
-                && (operand.array.home().writable || !operand.access.writes())
-        });
-        if all_home {
-            for operand in operands.iter() {
-                let place = home_place(operand);
-                staged.places.push(place);
-            }
-            return Some(staged);
-        }
-        for (i, operand) in operands.iter().enumerate() {
-            let (id, place) = self.try_use(operands, i, operand, devices)?;
-            staged.instances.push(id);
-            staged.places.push(place);
-        }
-        Some(staged)
-    }
-
-    /// Pins an instance that has all that an operand needs.
-    fn try_use(
-        &self,
-        operands: &[Operand],
-        i: usize,
-        operand: &Operand,
-        devices: &[DeviceId],
-    ) -> Option<(InstanceId, Place)> {
-        let memory = self.model().memory_of(devices[operand.slot]);
-        let region = &operand.region;
-        let writes = operand.access.writes();
-        if writes && !operand.array.home().writable {
-            return None;
-        }
-        if region.is_empty() {
-            return Some((InstanceId::HOME, self.empty_place(operand, memory)));
-        }
-        // Parts of one array may have to share an instance: that takes the long way.
-        let same = |other: &Operand| other.array.id() == operand.array.id();
-        if memory != MachineModel::HOST && operands[..i].iter().any(same) {
-            return None;
-        }
-        let mut state = operand.array.0.state.lock();
-        self.purge_lost(&mut state);
-        let id = if memory == MachineModel::HOST {
-            InstanceId::HOME
-        } else {
-            state.directory.find(memory, region)?
-        };
-        let there = state.directory.n_valid(id, region) == region.n_elements();
-        let instance = state.get_mut(id)?;
-        if operand.fetches() && !there
-            || instance.before(region, writes).next().is_some()
-            || id != InstanceId::HOME && !instance.is_of(&self.me)
-        {
-            return None;
-        }
-        if id != InstanceId::HOME {
-            instance.pins += 1;
-            instance.stamp = self.tick();
-        }
-        Some((id, instance.place(region, self.machine.key(memory))))
-    }
-
-    /// Where nothing is.
-    pub(super) fn empty_place(&self, operand: &Operand, memory: MemoryId) -> Place {
-        if memory == MachineModel::HOST {
-            return home_place(operand);
-        }
-        let item = isize::try_from(operand.array.item()).unwrap_or(isize::MAX);
-        Place {
-            // Aligned like any other, and not null.
-            block: Arc::new(Block::foreign(256, 0, ())),
-            offset: 0,
-            strides: operand.array.shape().iter().map(|_| item).collect(),
-            device: self.machine.key(memory),
-        }
-    }
-}
-
-/// Where an operand is at home.
-#[inline]
-fn home_place(operand: &Operand) -> Place {
-    let home = operand.array.home();
-    let mut offset = home.offset;
-    if !operand.region.is_empty() {
-        for (range, stride) in operand.region.ranges().zip(&home.strides) {
-            offset = offset.wrapping_add_signed(stride.wrapping_mul(range.start.cast_signed()));
-        }
-    }
-    Place {
-        block: Arc::clone(&home.block),
-        offset,
-        strides: home.strides.clone(),
-        device: None,
-    }
 }

@@ -354,3 +354,69 @@ fn halos_move_halo_bytes_only() {
     bench.check_empty();
     assert_eq!(home_of(&u, &line(0, 20)), [10; 20]);
 }
+
+#[test]
+fn tasks_that_write_every_other_element_of_the_same_box_keep_each_others() {
+    for (one, other) in [(gpu(0), gpu(1)), (CPU, gpu(0)), (gpu(0), CPU)] {
+        let bench = Bench::new(&[1000, 1000]);
+        let a = array(&[6]);
+        let part = |first: usize| {
+            let mut part = operand(&a, line(first, first + 5), Access::InOut);
+            part.exact = false;
+            [part]
+        };
+        let write = |mut staged: Staged, value: u32| {
+            staged.begin();
+            let place = &staged.places()[0];
+            for i in [0, 2, 4] {
+                let mut element = place.clone();
+                element.offset = place.offset + i * ITEM;
+                fill(&element, &[1], value);
+            }
+            staged.end(Ended::Well(Vec::new()));
+        };
+        let even = part(0);
+        let even = match bench.store.try_stage(&even.clone().into(), &[one]) {
+            Some(staged) => staged,
+            None => bench.staged(&even, &[one]),
+        };
+        let odd = bench.stage(&part(1), &[other]);
+        assert!(odd.try_recv().is_err(), "it has to wait");
+        write(even, 10);
+        write(odd.recv_timeout(LIMIT).unwrap().unwrap(), 11);
+        bench.store.to_host(&a, &line(0, 6), false).unwrap();
+        assert_eq!(home_of(&a, &line(0, 6)), [10, 11, 10, 11, 10, 11]);
+        bench.check_empty();
+    }
+}
+
+#[test]
+fn one_task_cannot_write_the_same_on_two_devices() {
+    let bench = Bench::new(&[1000, 1000]);
+    let a = array(&[6]);
+    let mut operands = [
+        operand(&a, line(0, 4), Access::InOut),
+        operand(&a, line(3, 6), Access::InOut),
+    ];
+    operands[1].slot = 1;
+    let error = bench
+        .store
+        .check_fits(&operands, &[gpu(0), gpu(1)], 0)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "A[3:4] is written on two devices by the same task"
+    );
+    assert!(
+        bench
+            .store
+            .check_fits(&operands, &[gpu(0), CPU], 0)
+            .is_err()
+    );
+    operands[1].slot = 0;
+    assert!(bench.store.check_fits(&operands, &[gpu(0)], 0).is_ok());
+    assert!(
+        bench.store.check_fits(&operands, &[gpu(0)], 1000).is_err(),
+        "no room for both"
+    );
+}

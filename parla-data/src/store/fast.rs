@@ -1,0 +1,145 @@
+//! Staging what is in place already.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parla_core::{DeviceId, MachineModel, MemoryId};
+use parla_device::{Block, Place};
+
+use super::Store;
+use super::staged::Staged;
+use crate::Operand;
+use crate::directory::InstanceId;
+
+impl Store {
+    /// Stages without a copy, an allocation or a wait, if none is needed: the fast path.
+    #[must_use]
+    pub fn try_stage(
+        self: &Arc<Self>,
+        operands: &Arc<[Operand]>,
+        devices: &[DeviceId],
+    ) -> Option<Staged> {
+        let at_home = |operand: &Operand| {
+            operand.array.is_host_only()
+                && self.model().memory_of(devices[operand.slot]) == MachineModel::HOST
+                && (operand.array.home().writable || !operand.access.writes())
+        };
+        if operands.iter().all(at_home) && enter_home_writers(operands) {
+            let mut staged = Staged::new(self, operands, true);
+            staged.places.extend(operands.iter().map(home_place));
+            return Some(staged);
+        }
+        let memories = devices.iter().map(|device| self.model().memory_of(*device));
+        if !self.enter_writers(operands, devices) {
+            return None;
+        }
+        let mut staged = Staged::new(self, operands, false);
+        staged.memories.extend(memories);
+        for (i, operand) in operands.iter().enumerate() {
+            let (id, place) = self.try_use(operands, i, operand, devices)?;
+            staged.instances.push(id);
+            staged.places.push(place);
+        }
+        Some(staged)
+    }
+
+    /// Pins an instance that has all that an operand needs.
+    fn try_use(
+        &self,
+        operands: &[Operand],
+        i: usize,
+        operand: &Operand,
+        devices: &[DeviceId],
+    ) -> Option<(InstanceId, Place)> {
+        let memory = self.model().memory_of(devices[operand.slot]);
+        let region = &operand.region;
+        let writes = operand.access.writes();
+        if writes && !operand.array.home().writable {
+            return None;
+        }
+        if region.is_empty() {
+            return Some((InstanceId::HOME, self.empty_place(operand, memory)));
+        }
+        // Parts of one array may have to share an instance: that takes the long way.
+        let same = |other: &Operand| other.array.id() == operand.array.id();
+        if memory != MachineModel::HOST && operands[..i].iter().any(same) {
+            return None;
+        }
+        let mut state = operand.array.0.state.lock();
+        self.purge_lost(&mut state);
+        let id = if memory == MachineModel::HOST {
+            InstanceId::HOME
+        } else {
+            state.directory.find(memory, region)?
+        };
+        let there = state.directory.n_valid(id, region) == region.n_elements();
+        let instance = state.get_mut(id)?;
+        if operand.fetches() && !there
+            || instance.before(region, writes).next().is_some()
+            || id != InstanceId::HOME && !instance.is_of(&self.me)
+        {
+            return None;
+        }
+        if id != InstanceId::HOME {
+            instance.pins += 1;
+            instance.stamp = self.tick();
+        }
+        Some((id, instance.place(region, self.machine.key(memory))))
+    }
+
+    /// Where nothing is.
+    pub(super) fn empty_place(&self, operand: &Operand, memory: MemoryId) -> Place {
+        if memory == MachineModel::HOST {
+            return home_place(operand);
+        }
+        let item = isize::try_from(operand.array.item()).unwrap_or(isize::MAX);
+        Place {
+            // Aligned like any other, and not null.
+            block: Arc::new(Block::foreign(256, 0, ())),
+            offset: 0,
+            strides: operand.array.shape().iter().map(|_| item).collect(),
+            device: self.machine.key(memory),
+        }
+    }
+}
+
+/// Where an operand is at home.
+#[inline]
+fn home_place(operand: &Operand) -> Place {
+    let home = operand.array.home();
+    let mut offset = home.offset;
+    if !operand.region.is_empty() {
+        for (range, stride) in operand.region.ranges().zip(&home.strides) {
+            offset = offset.wrapping_add_signed(stride.wrapping_mul(range.start.cast_signed()));
+        }
+    }
+    Place {
+        block: Arc::clone(&home.block),
+        offset,
+        strides: home.strides.clone(),
+        device: None,
+    }
+}
+
+/// Counts the writers among operands that are at home. `false`, and nothing is counted: meanwhile one of the arrays is elsewhere, too.
+fn enter_home_writers(operands: &[Operand]) -> bool {
+    for (i, operand) in operands.iter().enumerate() {
+        if !operand.access.writes() {
+            continue;
+        }
+        let array = &operand.array.0;
+        // Either the others see the count, or this sees that the array left its home: `Store::enter_writers` does it the other way round.
+        array.n_home_writers.fetch_add(1, Ordering::SeqCst);
+        if !array.host_only.load(Ordering::SeqCst) {
+            for operand in operands[..=i].iter().filter(|o| o.access.writes()) {
+                operand
+                    .array
+                    .0
+                    .n_home_writers
+                    .fetch_sub(1, Ordering::SeqCst);
+            }
+            return false;
+        }
+    }
+    true
+}
