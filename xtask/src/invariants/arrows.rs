@@ -8,7 +8,8 @@ use crate::sh::cargo;
 /// Each crate of the workspace with the crates of the workspace it may use.
 const ARROWS: &[(&str, &[&str])] = &[
     ("parla-core", &[]),
-    ("parla-device", &["parla-core"]),
+    ("parla-fake-cuda", &["parla-core"]),
+    ("parla-device", &["parla-core", "parla-fake-cuda"]),
     ("parla-data", &["parla-core", "parla-device"]),
     ("parla-sched", &["parla-core", "parla-device", "parla-data"]),
     (

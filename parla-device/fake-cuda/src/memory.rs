@@ -1,0 +1,195 @@
+//! Device memory that is host memory at other addresses, and the host memory that is page-locked.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use parla_core::lock::Mutex;
+
+use crate::config::config;
+use crate::status;
+
+/// A physical device; its address is the handle of its primary context.
+pub(crate) struct Device {
+    pub(crate) ordinal: usize,
+    pub(crate) used: AtomicU64,
+    /// How often the primary context is retained; above 0 it exists.
+    pub(crate) retained: AtomicU64,
+    /// The error that the context is lost to; 0 while it works.
+    pub(crate) lost: AtomicI32,
+}
+
+/// All of them.
+pub(crate) fn devices() -> &'static [Device] {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(|| {
+        let device = |ordinal| Device {
+            ordinal,
+            used: AtomicU64::new(0),
+            retained: AtomicU64::new(0),
+            lost: AtomicI32::new(0),
+        };
+        (0..config().n_devices).map(device).collect()
+    })
+}
+
+/// Device `i`'s addresses are the host's with `i + 1` in the bits above the 48 that a processor resolves, so that the host's code
+/// faults when it uses one.
+const DEVICE_SHIFT: u32 = 48;
+const ALIGNMENT: usize = 512;
+
+struct Allocation {
+    bytes: u64,
+    counted: bool,
+}
+
+// By device address.
+static ALLOCATIONS: Mutex<BTreeMap<u64, Allocation>> = Mutex::new(BTreeMap::new());
+// By host address: how many bytes, whether ours.
+static PINNED: Mutex<BTreeMap<usize, (usize, bool)>> = Mutex::new(BTreeMap::new());
+
+fn layout(bytes: u64) -> Layout {
+    Layout::from_size_align(bytes.max(1) as usize, ALIGNMENT).expect("tests ask for sane sizes")
+}
+
+impl Device {
+    /// The device that this handle of a context is of.
+    pub(crate) fn of(context: usize) -> Option<&'static Self> {
+        devices().iter().find(|device| device.handle() == context)
+    }
+
+    pub(crate) fn handle(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
+    /// The error of a lost context.
+    pub(crate) fn check(&self) -> Result<(), i32> {
+        match self.lost.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            error => Err(error),
+        }
+    }
+
+    pub(crate) fn lose(&self, error: i32) {
+        let _ = self
+            .lost
+            .compare_exchange(0, error, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    pub(crate) fn allocate(&self, bytes: u64) -> Result<u64, i32> {
+        let fits = |used: u64| {
+            used.checked_add(bytes)
+                .filter(|&all| all <= config().memory)
+        };
+        if self
+            .used
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits)
+            .is_err()
+        {
+            return Err(status::OUT_OF_MEMORY);
+        }
+        // SAFETY: the layout's size is not zero.
+        let host = unsafe { alloc(layout(bytes)) };
+        assert!(!host.is_null(), "the host has no memory left");
+        let address = host as u64 | (self.ordinal as u64 + 1) << DEVICE_SHIFT;
+        ALLOCATIONS.lock().insert(
+            address,
+            Allocation {
+                bytes,
+                counted: true,
+            },
+        );
+        Ok(address)
+    }
+
+    pub(crate) fn free(&self, address: u64) -> Result<(), i32> {
+        let allocation = ALLOCATIONS
+            .lock()
+            .remove(&address)
+            .ok_or(status::INVALID_VALUE)?;
+        if allocation.counted {
+            self.used.fetch_sub(allocation.bytes, Ordering::SeqCst);
+        }
+        let host = (address & ((1 << DEVICE_SHIFT) - 1)) as *mut u8;
+        // SAFETY: `allocate` got it with this layout, and it was in the table, so it was not freed before. It is filled so that
+        // who reads it nevertheless sees nonsense.
+        unsafe {
+            host.write_bytes(0xEE, allocation.bytes as usize);
+            dealloc(host, layout(allocation.bytes));
+        }
+        Ok(())
+    }
+}
+
+/// How many pieces of device memory there are.
+pub(crate) fn n_allocations() -> usize {
+    ALLOCATIONS.lock().len()
+}
+
+/// How many pieces of page-locked memory there are.
+pub(crate) fn n_pinned() -> usize {
+    PINNED.lock().len()
+}
+
+/// Whether this is an address of a device.
+pub(crate) fn is_device(address: u64) -> bool {
+    address >> DEVICE_SHIFT != 0
+}
+
+/// Where the bytes of any address are in the host's memory; an error when they are not all in one live piece of a device's memory.
+pub(crate) fn resolve(address: u64, bytes: u64) -> Result<*mut u8, i32> {
+    if is_device(address) {
+        let allocations = ALLOCATIONS.lock();
+        let below = allocations.range(..=address).next_back();
+        let inside = below.is_some_and(|(start, piece)| address + bytes <= start + piece.bytes);
+        if !inside {
+            return Err(status::ILLEGAL_ADDRESS);
+        }
+    }
+    Ok((address & ((1 << DEVICE_SHIFT) - 1)) as *mut u8)
+}
+
+/// New page-locked memory.
+pub(crate) fn allocate_pinned(bytes: usize) -> usize {
+    // SAFETY: the layout's size is not zero.
+    let host = unsafe { alloc(layout(bytes as u64)) };
+    assert!(!host.is_null(), "the host has no memory left");
+    PINNED.lock().insert(host as usize, (bytes, true));
+    host as usize
+}
+
+pub(crate) fn free_pinned(address: usize) -> Result<(), i32> {
+    match PINNED.lock().remove(&address) {
+        Some((bytes, true)) => {
+            // SAFETY: `allocate_pinned` got it with this layout, and it was in the table until now.
+            unsafe { dealloc(address as *mut u8, layout(bytes as u64)) };
+            Ok(())
+        }
+        _ => Err(status::INVALID_VALUE),
+    }
+}
+
+pub(crate) fn register(address: usize, bytes: usize) -> Result<(), i32> {
+    let mut pinned = PINNED.lock();
+    let overlaps = pinned.range(..address + bytes).next_back();
+    if overlaps.is_some_and(|(start, (length, _))| start + length > address) {
+        return Err(status::ALREADY_REGISTERED);
+    }
+    pinned.insert(address, (bytes, false));
+    Ok(())
+}
+
+pub(crate) fn unregister(address: usize) -> Result<(), i32> {
+    match PINNED.lock().remove(&address) {
+        Some((_, false)) => Ok(()),
+        _ => Err(status::NOT_REGISTERED),
+    }
+}
+
+/// Whether this memory of the host is page-locked.
+pub(crate) fn is_pinned(address: u64, bytes: u64) -> bool {
+    let pinned = PINNED.lock();
+    let below = pinned.range(..=address as usize).next_back();
+    below.is_some_and(|(start, (length, _))| address + bytes <= (start + length) as u64)
+}

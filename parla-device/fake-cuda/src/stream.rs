@@ -1,0 +1,248 @@
+//! Streams, each a thread that does one thing after the other, not quickly; and events.
+
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use parla_core::lock::{Condvar, Mutex};
+
+use crate::config::config;
+use crate::copies::Rows;
+use crate::memory::Device;
+use crate::status;
+
+/// A point in a stream, recorded any number of times.
+pub(crate) struct Event {
+    pub(crate) device: &'static Device,
+    recorded: AtomicU64,
+    done: Mutex<u64>,
+    changed: Condvar,
+}
+
+/// Something for a stream to do.
+pub(crate) enum Work {
+    Copy(Rows),
+    /// The source's bytes were taken at the call.
+    CopyOf(Vec<u8>, Rows),
+    Fill(u64, u8, u64),
+    Record(Arc<Event>, u64),
+    Wait(Arc<Event>, u64),
+    WaitValue(u64, u32),
+    Call(unsafe extern "C" fn(*mut c_void), usize),
+    Free(u64),
+    Illegal,
+}
+
+/// A queue of work with its thread.
+pub(crate) struct Stream {
+    pub(crate) device: &'static Device,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+struct Queue {
+    work: VecDeque<Work>,
+    /// Enqueued and not yet done.
+    outstanding: usize,
+    closed: bool,
+}
+
+static N_STREAMS: AtomicUsize = AtomicUsize::new(0);
+static N_EVENTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Streams and events that there are: (streams, events).
+pub(crate) fn n_live() -> (usize, usize) {
+    (
+        N_STREAMS.load(Ordering::SeqCst),
+        N_EVENTS.load(Ordering::SeqCst),
+    )
+}
+
+impl Event {
+    pub(crate) fn new(device: &'static Device) -> Arc<Self> {
+        N_EVENTS.fetch_add(1, Ordering::SeqCst);
+        Arc::new(Self {
+            device,
+            recorded: AtomicU64::new(0),
+            done: Mutex::new(0),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// The last time it was recorded.
+    pub(crate) fn last(&self) -> u64 {
+        self.recorded.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        *self.done.lock() >= self.last()
+    }
+
+    pub(crate) fn wait(&self, time: u64) {
+        let mut done = self.done.lock();
+        while *done < time {
+            self.changed.wait(&mut done);
+        }
+    }
+
+    fn set_done(&self, time: u64) {
+        let mut done = self.done.lock();
+        *done = time.max(*done);
+        self.changed.notify_all();
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        N_EVENTS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Stream {
+    pub(crate) fn start(device: &'static Device) -> Arc<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        N_STREAMS.fetch_add(1, Ordering::SeqCst);
+        let stream = Arc::new(Self {
+            device,
+            queue: Mutex::new(Queue {
+                work: VecDeque::new(),
+                outstanding: 0,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let worker = Arc::clone(&stream);
+        thread::spawn(move || {
+            worker.run(Delays::of(number));
+            N_STREAMS.fetch_sub(1, Ordering::SeqCst);
+        });
+        stream
+    }
+
+    /// What is enqueued will still be done.
+    pub(crate) fn close(&self) {
+        self.queue.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn push(&self, work: Work) {
+        let mut queue = self.queue.lock();
+        queue.work.push_back(work);
+        queue.outstanding += 1;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn record(&self, event: &Arc<Event>) {
+        // Under one lock, so that the order of the times is that in the queue.
+        let mut queue = self.queue.lock();
+        let time = event.recorded.fetch_add(1, Ordering::SeqCst) + 1;
+        queue.work.push_back(Work::Record(Arc::clone(event), time));
+        queue.outstanding += 1;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.lock().outstanding == 0
+    }
+
+    pub(crate) fn synchronize(&self) {
+        let mut queue = self.queue.lock();
+        while queue.outstanding > 0 {
+            self.changed.wait(&mut queue);
+        }
+    }
+
+    fn run(&self, mut delays: Delays) {
+        loop {
+            let work = {
+                let mut queue = self.queue.lock();
+                loop {
+                    if let Some(work) = queue.work.pop_front() {
+                        break work;
+                    }
+                    if queue.closed {
+                        return;
+                    }
+                    self.changed.wait(&mut queue);
+                }
+            };
+            delays.pause();
+            if let Err(error) = self.perform(work) {
+                self.device.lose(error);
+            }
+            self.queue.lock().outstanding -= 1;
+            self.changed.notify_all();
+        }
+    }
+
+    fn perform(&self, work: Work) -> Result<(), i32> {
+        match work {
+            // The order stays what it is on a lost device: whoever waits is told.
+            Work::Record(event, time) => event.set_done(time),
+            Work::Wait(event, time) => event.wait(time),
+            _ if self.device.check().is_err() => {}
+            Work::Copy(rows) => rows.perform()?,
+            Work::CopyOf(bytes, rows) => rows.scatter(&bytes)?,
+            Work::Fill(address, value, bytes) => {
+                let host = crate::memory::resolve(address, bytes)?;
+                // SAFETY: resolved as a live piece of so many bytes; the order of access is the business of the program under test.
+                unsafe { host.write_bytes(value, bytes as usize) };
+            }
+            Work::WaitValue(address, value) => {
+                let host = crate::memory::resolve(address, 4)?.cast::<u32>();
+                // SAFETY: the program under test promises an aligned, live word; it is only ever accessed atomically here.
+                let word = unsafe { AtomicU32::from_ptr(host) };
+                while (word.load(Ordering::SeqCst).wrapping_sub(value) as i32) < 0 {
+                    thread::sleep(Duration::from_micros(20));
+                }
+            }
+            // SAFETY: function and argument were given for exactly this call.
+            Work::Call(function, argument) => unsafe { function(argument as *mut c_void) },
+            Work::Free(address) => self.device.free(address)?,
+            Work::Illegal => return Err(status::ILLEGAL_ADDRESS),
+        }
+        Ok(())
+    }
+}
+
+/// Uneven pauses: each stream has a pace of its own, each operation a random part of it.
+struct Delays {
+    state: u64,
+    longest_us: u64,
+}
+
+impl Delays {
+    fn of(number: u64) -> Self {
+        let mut delays = Self {
+            state: (config().seed << 32 | number).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+            longest_us: 0,
+        };
+        let quarter = delays.random() % 4 + 1;
+        delays.longest_us = config().delay_us * quarter / 4;
+        delays
+    }
+
+    fn random(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state >> 8
+    }
+
+    fn pause(&mut self) {
+        if self.longest_us == 0 {
+            return;
+        }
+        // Half of the operations come at once, as on a real device.
+        let random = self.random();
+        if random & 1 == 0 {
+            thread::sleep(Duration::from_micros(random % (self.longest_us + 1)));
+        } else {
+            thread::yield_now();
+        }
+    }
+}
