@@ -29,6 +29,7 @@ mod cgroup;
 #[doc(hidden)]
 pub mod conformance;
 mod copy;
+mod cuda;
 mod error;
 mod files;
 mod heap;
@@ -44,6 +45,7 @@ pub use affinity::bind_current_thread;
 pub use backend::{
     Backend, Block, Callback, Copy, Device, DeviceKey, Event, Place, Reclaim, Stream,
 };
+pub use cuda::{CudaBackend, CudaOptions};
 pub use error::DeviceError;
 pub use host::{CpuArchitecture, HostBackend, HostDevice, HostOptions, MAX_WORKERS};
 pub use machine::{Machine, Part};

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use parla_core::{DeviceId, DeviceModel, Link, MachineModel, MemoryId, MemoryModel};
 
 use crate::backend::{Backend, Device, DeviceKey};
+use crate::cuda::CudaBackend;
 use crate::error::DeviceError;
 use crate::host::HostBackend;
 use crate::options::{Gpus, MachineOptions};
-use crate::sim::{SimBackend, SimLinks};
+use crate::sim::SimBackend;
 
 /// The devices of all backends behind one numbering.
 #[derive(Debug)]
@@ -23,11 +24,6 @@ pub struct Machine {
 }
 
 const SIMULATE: &str = "set PARLA_SIM_GPUS=2 to simulate two";
-
-/// Why there is no real GPU.
-fn no_real_gpu() -> String {
-    "this build of Parla has no backend for real GPUs".to_owned()
-}
 
 /// What a machine is assembled from, for one backend.
 #[derive(Debug)]
@@ -139,9 +135,17 @@ impl Machine {
                 Ok(machine)
             }
             Gpus::Real => {
-                let link = |_, _| SimLinks::default().between(None, None);
-                let mut machine = Self::assemble(&[cpus], link);
-                machine.no_gpu = Some(format!("{}; {SIMULATE}", no_real_gpu()));
+                let cuda = CudaBackend::probe(&options.cuda);
+                let gpus = Part {
+                    backend: &cuda,
+                    n_workers: &[],
+                    in_host_memory: false,
+                };
+                let link = |from: MemoryId, to: MemoryId| {
+                    cuda.link(from.0.checked_sub(1), to.0.checked_sub(1))
+                };
+                let mut machine = Self::assemble(&[cpus, gpus], link);
+                machine.no_gpu = cuda.unavailable().map(|why| format!("{why}; {SIMULATE}"));
                 Ok(machine)
             }
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use parla_core::Link;
 
+use crate::cuda::CudaOptions;
 use crate::error::DeviceError;
 use crate::host::HostOptions;
 use crate::host::options::{parse, parse_bytes};
@@ -17,6 +18,8 @@ pub struct MachineOptions {
     pub host: HostOptions,
     /// The GPUs.
     pub gpus: Gpus,
+    /// What to make of real ones.
+    pub cuda: CudaOptions,
 }
 
 /// Which GPUs there are; never real and simulated ones together.
@@ -36,7 +39,7 @@ const FAULTS_ALLOWED: &str = "rules such as \"gpu:0 alloc=3; gpu:* copy=2+; gpu:
 
 impl MachineOptions {
     /// Reads the options from environment variables, of which `lookup` gives the value if it is set. Those of the CPUs are
-    /// [those of `HostOptions`](HostOptions::from_env).
+    /// [those of `HostOptions`](HostOptions::from_env), those of real GPUs [those of `CudaOptions`](CudaOptions::from_env).
     ///
     /// | variable | value |
     /// |---|---|
@@ -84,6 +87,7 @@ impl MachineOptions {
         };
         let sim = sim.map(|sim| simulated(sim, &lookup)).transpose()?;
         options.gpus = sim.map_or(Gpus::Real, Gpus::Simulated);
+        options.cuda = CudaOptions::from_env(&lookup)?;
         Ok(options)
     }
 
@@ -102,6 +106,7 @@ impl MachineOptions {
                 ..HostOptions::default()
             },
             gpus: Gpus::Simulated(file.sim),
+            cuda: CudaOptions::default(),
         })
     }
 

@@ -130,7 +130,7 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
 }
 
 /// A number of nothing but digits; `str::parse` would also take a leading `+`.
-fn parse_digits(text: &str) -> Option<u64> {
+pub(crate) fn parse_digits(text: &str) -> Option<u64> {
     text.bytes()
         .all(|byte| byte.is_ascii_digit())
         .then(|| text.parse().ok())?

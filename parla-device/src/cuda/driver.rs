@@ -1,0 +1,242 @@
+//! The driver's functions, found once in the library that cudarc opens, and what their results mean.
+//!
+//! cudarc's own wrappers look each symbol up at its first call and panic when it is missing, and turn results into an enumeration
+//! in which a newer driver's values do not occur. So only its loader and its types are used here: a driver without one of our
+//! functions is no driver for us, and results stay numbers.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::panic::catch_unwind;
+use std::sync::OnceLock;
+
+use cudarc::driver::sys::{
+    self, CUDA_MEMCPY3D, CUDA_MEMCPY3D_PEER, CUmemAccessDesc, CUmemPoolProps,
+};
+
+/// A handle of the driver: of a context, stream, event or memory pool. The driver's objects may be used by any thread.
+pub(super) type Handle = usize;
+/// A function that a stream calls.
+pub(super) type HostFunction = unsafe extern "C" fn(*mut c_void);
+
+/// The oldest driver that will do (CUDA 12.0), as the driver counts.
+const OLDEST: i32 = 12000;
+
+macro_rules! functions {
+    ($($name:ident = $symbol:literal ($($argument:ty),*);)*) => {
+        /// The functions, under the names that cudarc's wrappers use.
+        pub(super) struct Driver {
+            $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> u32,)*
+        }
+
+        impl Driver {
+            fn find(library: &Library) -> Result<Self, String> {
+                Ok(Self { $(
+                    // SAFETY: the types are those of NVIDIA's header for the version of the interface in the symbol's name.
+                    $name: unsafe { library.function($symbol) }?,
+                )* })
+            }
+        }
+    };
+}
+
+functions! {
+    init = "cuInit"(c_uint);
+    driver_version = "cuDriverGetVersion"(*mut c_int);
+    device_count = "cuDeviceGetCount"(*mut c_int);
+    device_name = "cuDeviceGetName"(*mut c_char, c_int, c_int);
+    device_total = "cuDeviceTotalMem_v2"(*mut usize, c_int);
+    device_attribute = "cuDeviceGetAttribute"(*mut c_int, c_int, c_int);
+    can_access_peer = "cuDeviceCanAccessPeer"(*mut c_int, c_int, c_int);
+    primary_retain = "cuDevicePrimaryCtxRetain"(*mut Handle, c_int);
+    primary_release = "cuDevicePrimaryCtxRelease_v2"(c_int);
+    context_push = "cuCtxPushCurrent_v2"(Handle);
+    context_pop = "cuCtxPopCurrent_v2"(*mut Handle);
+    stream_create = "cuStreamCreate"(*mut Handle, c_uint);
+    stream_destroy = "cuStreamDestroy_v2"(Handle);
+    stream_query = "cuStreamQuery"(Handle);
+    stream_synchronize = "cuStreamSynchronize"(Handle);
+    stream_wait_event = "cuStreamWaitEvent"(Handle, Handle, c_uint);
+    stream_wait_value = "cuStreamWaitValue32_v2"(Handle, u64, c_uint, c_uint);
+    launch_host = "cuLaunchHostFunc"(Handle, HostFunction, *mut c_void);
+    event_create = "cuEventCreate"(*mut Handle, c_uint);
+    event_destroy = "cuEventDestroy_v2"(Handle);
+    event_record = "cuEventRecord"(Handle, Handle);
+    event_query = "cuEventQuery"(Handle);
+    event_synchronize = "cuEventSynchronize"(Handle);
+    pool_create = "cuMemPoolCreate"(*mut Handle, *const CUmemPoolProps);
+    pool_destroy = "cuMemPoolDestroy"(Handle);
+    pool_trim = "cuMemPoolTrimTo"(Handle, usize);
+    pool_set_attribute = "cuMemPoolSetAttribute"(Handle, c_int, *mut c_void);
+    pool_set_access = "cuMemPoolSetAccess"(Handle, *const CUmemAccessDesc, usize);
+    allocate_async = "cuMemAllocFromPoolAsync"(*mut u64, usize, Handle, Handle);
+    free_async = "cuMemFreeAsync"(u64, Handle);
+    memory_info = "cuMemGetInfo_v2"(*mut usize, *mut usize);
+    host_allocate = "cuMemHostAlloc"(*mut usize, usize, c_uint);
+    host_free = "cuMemFreeHost"(usize);
+    host_register = "cuMemHostRegister_v2"(usize, usize, c_uint);
+    host_unregister = "cuMemHostUnregister"(usize);
+    host_device_pointer = "cuMemHostGetDevicePointer_v2"(*mut u64, usize, c_uint);
+    copy_to_device = "cuMemcpyHtoDAsync_v2"(u64, usize, usize, Handle);
+    copy_to_host = "cuMemcpyDtoHAsync_v2"(usize, u64, usize, Handle);
+    copy_on_device = "cuMemcpyDtoDAsync_v2"(u64, u64, usize, Handle);
+    copy_to_peer = "cuMemcpyPeerAsync"(u64, Handle, u64, Handle, usize, Handle);
+    copy_3d = "cuMemcpy3DAsync_v2"(*const CUDA_MEMCPY3D, Handle);
+    copy_3d_to_peer = "cuMemcpy3DPeerAsync"(*const CUDA_MEMCPY3D_PEER, Handle);
+    error_name = "cuGetErrorName"(u32, *mut *const c_char);
+    error_text = "cuGetErrorString"(u32, *mut *const c_char);
+}
+
+/// The library, open for the rest of the process.
+struct Library;
+
+impl Library {
+    /// cudarc's loader panics (with a message on the terminal) when there is nothing to load, so ask first.
+    fn open() -> Option<Self> {
+        // SAFETY: runs the initialisers of the machine's CUDA driver, which every CUDA program does.
+        let present = catch_unwind(|| unsafe { sys::is_culib_present() });
+        present.unwrap_or(false).then_some(Self)
+    }
+
+    /// # Safety
+    /// `F` is the type of the function that has this name in a CUDA driver.
+    unsafe fn function<F: core::marker::Copy>(&self, symbol: &str) -> Result<F, String> {
+        // SAFETY: `open` saw that there is such a library.
+        let library = catch_unwind(|| unsafe { sys::culib() });
+        let missing = || format!("driver too old: it has no function {symbol}");
+        // SAFETY: the caller vouches for the type.
+        let found = unsafe { library.map_err(|_| missing())?.get::<F>(symbol.as_bytes()) };
+        found.map(|function| *function).map_err(|_| missing())
+    }
+}
+
+/// A call that the driver did not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) call: &'static str,
+    pub(super) code: u32,
+}
+
+pub(super) const OUT_OF_MEMORY: u32 = 2;
+pub(super) const NOT_READY: u32 = 600;
+
+impl Failure {
+    /// Whether the context that it came from cannot be used any more.
+    pub(super) fn is_final(self) -> bool {
+        // The driver is shut down · device unavailable · uncorrectable memory, NVLink errors · illegal address ·
+        // launch timeout · context destroyed · assertion · hardware stack, illegal instruction, misaligned address, address space,
+        // program counter, launch failure.
+        matches!(
+            self.code,
+            4 | 46 | 214 | 220 | 700 | 702 | 709 | 710 | 714..=719
+        )
+    }
+}
+
+/// A result of the driver.
+pub(super) fn check(call: &'static str, code: u32) -> Result<(), Failure> {
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(Failure { call, code })
+    }
+}
+
+impl Driver {
+    /// The machine's driver, or why there is none that can be used. Looks once.
+    pub(super) fn get() -> Result<&'static Self, &'static str> {
+        static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();
+        DRIVER
+            .get_or_init(Self::load)
+            .as_ref()
+            .map_err(String::as_str)
+    }
+
+    fn load() -> Result<Self, String> {
+        let library = Library::open().ok_or("libcuda.so.1 not found")?;
+        let driver = Self::find(&library)?;
+        let mut version = 0;
+        // SAFETY: writes one number.
+        let told = unsafe { (driver.driver_version)(&raw mut version) };
+        if told != 0 || version < OLDEST {
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            return Err(format!(
+                "driver too old: for CUDA {major}.{minor}, 12.0 is needed"
+            ));
+        }
+        Ok(driver)
+    }
+
+    /// The devices, once the driver is initialised: makes no context.
+    pub(super) fn count(&self) -> Result<i32, String> {
+        let mut count = 0;
+        // SAFETY: 0 is the only flag there is; the second call writes one number.
+        let done = unsafe {
+            check("cuInit", (self.init)(0))
+                .and_then(|()| check("cuDeviceGetCount", (self.device_count)(&raw mut count)))
+        };
+        match done {
+            Ok(()) if count > 0 => Ok(count),
+            // "No device" and "the stub of the toolkit is no driver".
+            Ok(()) | Err(Failure { code: 34 | 100, .. }) => Err("no CUDA device".to_owned()),
+            Err(failure) => Err(format!(
+                "no CUDA device: {} failed: {}",
+                failure.call,
+                self.explain(failure.code)
+            )),
+        }
+    }
+
+    /// An attribute of a device; 0 where the driver does not know it.
+    pub(super) fn attribute(&self, attribute: c_int, ordinal: i32) -> i32 {
+        let mut value = 0;
+        // SAFETY: writes one number.
+        let code = unsafe { (self.device_attribute)(&raw mut value, attribute, ordinal) };
+        if code == 0 { value } else { 0 }
+    }
+
+    /// The bytes of a device's memory.
+    pub(super) fn total_memory(&self, ordinal: i32) -> Result<u64, Failure> {
+        let mut bytes = 0;
+        // SAFETY: writes one number.
+        check("cuDeviceTotalMem", unsafe {
+            (self.device_total)(&raw mut bytes, ordinal)
+        })?;
+        Ok(bytes as u64)
+    }
+
+    /// What the vendor calls a device.
+    pub(super) fn name(&self, ordinal: i32) -> String {
+        let mut text: [c_char; 128] = [0; 128];
+        // SAFETY: writes at most 127 characters and a zero.
+        let code = unsafe { (self.device_name)(text.as_mut_ptr(), 127, ordinal) };
+        if code != 0 {
+            return String::new();
+        }
+        // SAFETY: the last element is still zero, if none before it is.
+        let name = unsafe { CStr::from_ptr(text.as_ptr()) };
+        name.to_string_lossy().into_owned()
+    }
+
+    /// Whether one device can address the other's memory.
+    pub(super) fn reaches(&self, from: i32, to: i32) -> bool {
+        let mut can = 0;
+        // SAFETY: writes one number.
+        let code = unsafe { (self.can_access_peer)(&raw mut can, from, to) };
+        code == 0 && can != 0
+    }
+
+    /// The name of an error and what it says.
+    pub(super) fn explain(&self, code: u32) -> String {
+        let text = |function: unsafe extern "C" fn(u32, *mut *const c_char) -> u32| {
+            let mut text = std::ptr::null();
+            // SAFETY: writes one pointer, to a text that lives as long as the driver; null for unknown errors.
+            unsafe {
+                (function(code, &raw mut text) == 0 && !text.is_null())
+                    .then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+            }
+        };
+        match (text(self.error_name), text(self.error_text)) {
+            (Some(name), Some(says)) => format!("{name} ({says})"),
+            _ => format!("error {code}"),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Points in streams.
+
+use std::any::Any;
+use std::fmt::{self, Debug};
+use std::sync::{Arc, OnceLock, Weak};
+
+use super::completion::{Then, when_done};
+use super::device::Logical;
+use super::driver::{Handle, check};
+use crate::DeviceError;
+use crate::backend::{Callback, Event};
+
+/// An event that was recorded once and never will be again, while this lives.
+pub(super) struct CudaEvent {
+    device: Arc<Logical>,
+    raw: Handle,
+    stream: Handle,
+    /// Later ones on the same stream have higher numbers.
+    number: u64,
+    /// Once it is known to be done; whether the device is lost is asked elsewhere.
+    done: OnceLock<()>,
+    this: Weak<Self>,
+}
+
+impl Debug for CudaEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Event({} on stream {:#x} of {})",
+            self.number, self.stream, self.device.name
+        )
+    }
+}
+
+impl CudaEvent {
+    /// Marks what is on the stream; the context is current.
+    pub(super) fn record(
+        device: &Arc<Logical>,
+        stream: Handle,
+        number: u64,
+    ) -> Result<Arc<Self>, DeviceError> {
+        let card = &device.card;
+        let raw = card.take_event().map_err(|failure| device.error(failure))?;
+        if let Err(failure) = card.record(raw, stream) {
+            card.put_event(raw);
+            return Err(device.error(failure));
+        }
+        Ok(Arc::new_cyclic(|this| Self {
+            device: Arc::clone(device),
+            raw,
+            stream,
+            number,
+            done: OnceLock::new(),
+            this: Weak::clone(this),
+        }))
+    }
+
+    pub(super) fn raw(&self) -> Handle {
+        self.raw
+    }
+
+    /// Tells streams of all cards apart.
+    pub(super) fn stream(&self) -> (usize, usize) {
+        (Arc::as_ptr(&self.device.card) as usize, self.stream)
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Event for CudaEvent {
+    fn is_done(&self) -> Result<bool, DeviceError> {
+        if self.done.get().is_some() {
+            return Ok(true);
+        }
+        self.device.check()?;
+        match self.device.card.query_event(self.raw) {
+            Ok(done) => {
+                if done {
+                    let _ = self.done.set(());
+                }
+                Ok(done)
+            }
+            Err(failure) => {
+                // What an event tells is what went wrong on the device.
+                self.device.card.lose(failure);
+                Err(self.device.error(failure))
+            }
+        }
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        if self.is_done()? {
+            return Ok(());
+        }
+        // SAFETY: the event lives as long as `self`.
+        let code = unsafe { (self.device.card.driver.event_synchronize)(self.raw) };
+        check("cuEventSynchronize", code).map_err(|failure| {
+            self.device.card.lose(failure);
+            self.device.error(failure)
+        })?;
+        let _ = self.done.set(());
+        Ok(())
+    }
+
+    fn on_done(&self, callback: Callback) {
+        match self.is_done() {
+            Ok(false) => {
+                let this = self
+                    .this
+                    .upgrade()
+                    .expect("`self` is borrowed from an Arc: there is no other way to make one");
+                when_done(this, Then::Call(callback));
+            }
+            Ok(true) => callback(Ok(())),
+            Err(error) => callback(Err(error)),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for CudaEvent {
+    fn drop(&mut self) {
+        self.device.card.put_event(self.raw);
+    }
+}

@@ -1,0 +1,107 @@
+//! Copies of boxes within the host's memory.
+
+use std::thread;
+
+use smallvec::SmallVec;
+
+use super::shape::{Dimension, Shape};
+
+/// Parts of this size are worth a thread each.
+const PART: usize = 2 << 20;
+const MOST_THREADS: usize = 4;
+
+/// Copies now, with several threads when there is much.
+///
+/// # Safety
+/// Both ends are live memory of the host, the destination writable, and do not overlap.
+pub(super) unsafe fn pack(shape: &Shape) {
+    let bytes = shape.bytes();
+    let threads = thread::available_parallelism().map_or(1, |n| n.get() / 2);
+    let n_parts = (bytes / PART).min(threads).min(MOST_THREADS);
+    if n_parts < 2 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            nested(
+                shape.source,
+                shape.destination,
+                shape.run,
+                &shape.dimensions,
+            )
+        };
+        return;
+    }
+    let mut parts: SmallVec<[Shape; 4]> = SmallVec::new();
+    let cut: Result<(), ()> = shape.pieces(bytes.div_ceil(n_parts), &mut |part| {
+        parts.push(part);
+        Ok(())
+    });
+    debug_assert!(cut.is_ok());
+    let first = parts.swap_remove(0);
+    thread::scope(|scope| {
+        for part in &parts {
+            // SAFETY: the caller's promise; parts do not overlap.
+            let work = move || unsafe {
+                nested(part.source, part.destination, part.run, &part.dimensions)
+            };
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                work();
+            }
+        }
+        // SAFETY: as above.
+        unsafe {
+            nested(
+                first.source,
+                first.destination,
+                first.run,
+                &first.dimensions,
+            )
+        };
+    });
+}
+
+/// # Safety
+/// As [`pack`].
+unsafe fn nested(source: usize, destination: usize, run: usize, dimensions: &[Dimension]) {
+    let Some((outer, inner)) = dimensions.split_first() else {
+        // SAFETY: the caller's promise.
+        unsafe { (source as *const u8).copy_to_nonoverlapping(destination as *mut u8, run) };
+        return;
+    };
+    if inner.is_empty() {
+        // SAFETY: the caller's promise; nothing is assumed about alignment.
+        unsafe {
+            match run {
+                1 => elements::<u8>(source, destination, outer),
+                2 => elements::<u16>(source, destination, outer),
+                4 => elements::<u32>(source, destination, outer),
+                8 => elements::<u64>(source, destination, outer),
+                16 => elements::<u128>(source, destination, outer),
+                _ => {
+                    for i in 0..outer.n.cast_signed() {
+                        let from = source.wrapping_add_signed(outer.source * i) as *const u8;
+                        let to = destination.wrapping_add_signed(outer.destination * i) as *mut u8;
+                        from.copy_to_nonoverlapping(to, run);
+                    }
+                }
+            }
+        }
+        return;
+    }
+    for i in 0..outer.n.cast_signed() {
+        let from = source.wrapping_add_signed(outer.source * i);
+        let to = destination.wrapping_add_signed(outer.destination * i);
+        // SAFETY: the caller's promise.
+        unsafe { nested(from, to, run, inner) };
+    }
+}
+
+/// # Safety
+/// As [`pack`], for elements of type `T`, which has no invalid values.
+unsafe fn elements<T>(source: usize, destination: usize, steps: &Dimension) {
+    for i in 0..steps.n.cast_signed() {
+        let from = source.wrapping_add_signed(steps.source * i) as *const T;
+        let to = destination.wrapping_add_signed(steps.destination * i) as *mut T;
+        // SAFETY: the caller's promise.
+        unsafe { to.write_unaligned(from.read_unaligned()) };
+    }
+}

@@ -1,0 +1,373 @@
+//! Queues of work for a GPU.
+
+use std::ffi::c_void;
+use std::fmt::{self, Debug};
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cudarc::driver::sys::{CUDA_MEMCPY3D, CUDA_MEMCPY3D_PEER, CUmemorytype};
+use parla_core::lock::Mutex;
+
+use super::completion::{Then, when_done};
+use super::device::{ARCHITECTURE, Logical};
+use super::driver::{Driver, Failure, Handle, check};
+use super::event::CudaEvent;
+use super::physical::Physical;
+use super::pinning;
+use super::shape::{End, Rows, Shape};
+use super::staging;
+use crate::DeviceError;
+use crate::backend::{Block, Copy, Event, Place, Stream};
+
+/// Runs shorter than this from or to memory of the host are packed by the host first: the device's copy engines take them one by one.
+const SHORT_RUN: usize = 256;
+/// The word that a foreign event sets.
+const DONE: u32 = 1;
+
+/// A stream of the driver's, borrowed from the card.
+pub(super) struct CudaStream {
+    device: Arc<Logical>,
+    raw: Handle,
+    /// A second one, on which the host packs and unpacks pieces while the first copies.
+    side: OnceLock<Result<Handle, Failure>>,
+    /// Held while something is enqueued that must stay together, and counts events.
+    number: AtomicU64,
+}
+
+impl Debug for CudaStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stream({:#x} of {})", self.raw, self.device.name)
+    }
+}
+
+/// What a copy needs until it is done. Dropped in this order: first the host's part is certain not to run.
+struct Kept {
+    jobs: staging::Jobs,
+    pinned: Option<Arc<Block>>,
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    blocks: (Arc<Block>, Arc<Block>),
+}
+
+/// Where memory is, for the driver.
+#[derive(Clone)]
+enum Where {
+    Host,
+    Card(Arc<Physical>),
+}
+
+impl CudaStream {
+    pub(super) fn take(device: &Arc<Logical>) -> Result<Self, DeviceError> {
+        let raw = device
+            .card
+            .take_stream()
+            .map_err(|failure| device.error(failure))?;
+        Ok(Self {
+            device: Arc::clone(device),
+            raw,
+            side: OnceLock::new(),
+            number: AtomicU64::new(0),
+        })
+    }
+
+    fn card(&self) -> &Arc<Physical> {
+        &self.device.card
+    }
+
+    /// Does something with the context current; an error is one of this device.
+    fn with_context<T>(
+        &self,
+        work: impl FnOnce(&Driver) -> Result<T, Failure>,
+    ) -> Result<T, DeviceError> {
+        self.device.check()?;
+        let done = self
+            .card()
+            .enter()
+            .and_then(|_current| work(self.card().driver));
+        done.map_err(|failure| self.device.error(failure))
+    }
+
+    fn event(&self) -> Result<Arc<CudaEvent>, DeviceError> {
+        self.device.check()?;
+        let _current = self
+            .card()
+            .enter()
+            .map_err(|failure| self.device.error(failure))?;
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        CudaEvent::record(&self.device, self.raw, number)
+    }
+
+    /// Keeps something until everything enqueued so far is done; for ever, rather than too short, when the driver refuses events.
+    fn keep(&self, kept: impl Send + 'static) -> Result<(), DeviceError> {
+        match self.event() {
+            Ok(event) => when_done(event, Then::Release(Box::new(kept))),
+            // Nothing runs on a lost device.
+            Err(error @ DeviceError::Lost { .. }) => return Err(error),
+            Err(error) => {
+                std::mem::forget(kept);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, place: &Place) -> Where {
+        match place.device {
+            Some((ARCHITECTURE, index)) => self
+                .device
+                .cards
+                .get(index as usize)
+                .map_or(Where::Host, |card| Where::Card(Arc::clone(card))),
+            _ => Where::Host,
+        }
+    }
+
+    fn side(&self) -> Result<Handle, Failure> {
+        *self.side.get_or_init(|| self.card().take_stream())
+    }
+
+    /// Enqueues a copy between memory of the host and of the device.
+    fn copy_with_host(&self, shape: &Shape, host: End, kept: &mut Kept) -> Result<(), Failure> {
+        let card = self.card();
+        let rows = |rows: Rows| self.copy_rows(rows, Some(host));
+        if shape.run >= SHORT_RUN || shape.dimensions.is_empty() {
+            let (low, length) = shape.extent(host);
+            kept.pinned = pinning::cover(low, length);
+            if kept.pinned.is_some() {
+                return shape.calls(card.max_pitch, rows);
+            }
+        }
+        let lanes = staging::Lanes {
+            card,
+            main: self.raw,
+            side: self.side()?,
+        };
+        staging::copy(&lanes, shape, host, &mut kept.jobs, rows)
+    }
+
+    /// One call of the driver that has at most one end in the host's memory, which is page-locked.
+    fn copy_rows(&self, rows: Rows, host: Option<End>) -> Result<(), Failure> {
+        let driver = self.card().driver;
+        let (from, to, bytes) = (rows.source, rows.destination, rows.width);
+        if rows.height == 1 && rows.depth == 1 {
+            // SAFETY: the caller of `Stream::copy` vouches for the ranges and keeps them until the copy is done.
+            return unsafe {
+                match host {
+                    Some(End::Source) => check(
+                        "cuMemcpyHtoDAsync",
+                        (driver.copy_to_device)(to as u64, from, bytes, self.raw),
+                    ),
+                    Some(End::Destination) => check(
+                        "cuMemcpyDtoHAsync",
+                        (driver.copy_to_host)(to, from as u64, bytes, self.raw),
+                    ),
+                    None => check(
+                        "cuMemcpyDtoDAsync",
+                        (driver.copy_on_device)(to as u64, from as u64, bytes, self.raw),
+                    ),
+                }
+            };
+        }
+        let kind = |end| {
+            if host == Some(end) {
+                CUmemorytype::CU_MEMORYTYPE_HOST
+            } else {
+                CUmemorytype::CU_MEMORYTYPE_DEVICE
+            }
+        };
+        let mut what = MaybeUninit::<CUDA_MEMCPY3D>::zeroed();
+        let c = what.as_mut_ptr();
+        // SAFETY: `c` points to zeroed memory of ours. What stays zero is a number or a pointer; the two enumerations are set. The
+        // description is read at the call, the memory is vouched for as above.
+        unsafe {
+            ((*c).srcMemoryType, (*c).dstMemoryType) = (kind(End::Source), kind(End::Destination));
+            ((*c).srcHost, (*c).srcDevice) = (from as *const c_void, from as u64);
+            ((*c).dstHost, (*c).dstDevice) = (to as *mut c_void, to as u64);
+            ((*c).srcPitch, (*c).dstPitch) = rows.pitch;
+            ((*c).srcHeight, (*c).dstHeight) = rows.slice;
+            ((*c).WidthInBytes, (*c).Height, (*c).Depth) = (rows.width, rows.height, rows.depth);
+            check("cuMemcpy3DAsync", (driver.copy_3d)(c, self.raw))
+        }
+    }
+
+    /// One call of the driver from card to card. Where they do not reach each other the driver goes through the host.
+    fn copy_rows_to_peer(
+        &self,
+        rows: Rows,
+        source: Handle,
+        destination: Handle,
+    ) -> Result<(), Failure> {
+        let driver = self.card().driver;
+        let (from, to) = (rows.source as u64, rows.destination as u64);
+        if rows.height == 1 && rows.depth == 1 {
+            // SAFETY: the caller of `Stream::copy` vouches for the ranges and keeps them until the copy is done.
+            return check("cuMemcpyPeerAsync", unsafe {
+                (driver.copy_to_peer)(to, destination, from, source, rows.width, self.raw)
+            });
+        }
+        let mut what = MaybeUninit::<CUDA_MEMCPY3D_PEER>::zeroed();
+        let c = what.as_mut_ptr();
+        // SAFETY: as in `copy_rows`.
+        unsafe {
+            (*c).srcMemoryType = CUmemorytype::CU_MEMORYTYPE_DEVICE;
+            (*c).dstMemoryType = CUmemorytype::CU_MEMORYTYPE_DEVICE;
+            ((*c).srcDevice, (*c).dstDevice) = (from, to);
+            ((*c).srcContext, (*c).dstContext) = (source as *mut _, destination as *mut _);
+            ((*c).srcPitch, (*c).dstPitch) = rows.pitch;
+            ((*c).srcHeight, (*c).dstHeight) = rows.slice;
+            ((*c).WidthInBytes, (*c).Height, (*c).Depth) = (rows.width, rows.height, rows.depth);
+            check("cuMemcpy3DPeerAsync", (driver.copy_3d_to_peer)(c, self.raw))
+        }
+    }
+
+    /// Lets the stream wait for an event of another backend, through a word that its callback sets.
+    fn wait_for_foreign(&self, event: &Arc<dyn Event>) -> Result<(), DeviceError> {
+        let card = self.card();
+        let waiting = self.with_context(|driver| {
+            if !card.can_wait_for_value.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let word = staging::Word::new(card)?;
+            let address = word.device_address();
+            // SAFETY: the word is kept below until the stream has seen it. 0 is "greater or equal".
+            let code = unsafe { (driver.stream_wait_value)(self.raw, address, DONE, 0) };
+            if code != 0 {
+                card.cannot_wait_for_value();
+                return Ok(None);
+            }
+            Ok(Some(Arc::new(word)))
+        })?;
+        let Some(word) = waiting else {
+            // The driver cannot: the only way left is to wait here.
+            let _ = event.synchronize();
+            return Ok(());
+        };
+        let seen = Arc::clone(&word);
+        event.on_done(Box::new(move |_| seen.set(DONE)));
+        self.keep(word)
+    }
+}
+
+impl Drop for CudaStream {
+    fn drop(&mut self) {
+        self.card().put_stream(self.raw);
+        if let Some(Ok(side)) = self.side.get() {
+            self.card().put_stream(*side);
+        }
+    }
+}
+
+/// A function for a stream to call: taken by whoever is first, the stream or those who know that it never will.
+type Launched = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+
+/// # Safety
+/// `argument` is an `Arc<Launched>` turned into a pointer, whose count is given away with this call.
+unsafe extern "C" fn run_launched(argument: *mut c_void) {
+    // SAFETY: the caller's promise.
+    let launched = unsafe { Arc::from_raw(argument.cast::<Launched>().cast_const()) };
+    let kernel = launched.lock().take();
+    if let Some(kernel) = kernel {
+        // Nothing may unwind into the driver; the panic's message was printed.
+        let _ = catch_unwind(AssertUnwindSafe(kernel));
+    }
+}
+
+impl Stream for CudaStream {
+    fn raw(&self) -> Option<usize> {
+        Some(self.raw)
+    }
+
+    fn copy(&self, copy: Copy) -> Result<(), DeviceError> {
+        self.device.check()?;
+        let Some(shape) = Shape::of(&copy) else {
+            return Ok(());
+        };
+        let ends = (self.place(&copy.source), self.place(&copy.destination));
+        let most_pitch = self.card().max_pitch;
+        let mut kept = Kept {
+            jobs: staging::Jobs::default(),
+            pinned: None,
+            blocks: (copy.source.block, copy.destination.block),
+        };
+        let enqueued = self.with_context(|_| match ends {
+            (Where::Host, Where::Card(_)) => self.copy_with_host(&shape, End::Source, &mut kept),
+            (Where::Card(_), Where::Host) => {
+                self.copy_with_host(&shape, End::Destination, &mut kept)
+            }
+            (Where::Card(from), Where::Card(to)) if Arc::ptr_eq(&from, &to) => {
+                shape.calls(most_pitch, |rows| self.copy_rows(rows, None))
+            }
+            (Where::Card(from), Where::Card(to)) => {
+                let (source, destination) = (from.context()?, to.context()?);
+                shape.calls(most_pitch, |rows| {
+                    self.copy_rows_to_peer(rows, source, destination)
+                })
+            }
+            (Where::Host, Where::Host) => Err(Failure {
+                call: "copy from host to host",
+                code: 1,
+            }),
+        });
+        // What was enqueued before an error still uses the memory.
+        let watched = self.keep(kept);
+        enqueued.and(watched)
+    }
+
+    fn launch(&self, kernel: Box<dyn FnOnce() + Send>, _busy_ns: u64) -> Result<(), DeviceError> {
+        let launched: Arc<Launched> = Arc::new(Mutex::new(Some(kernel)));
+        let argument = Arc::into_raw(Arc::clone(&launched)).cast_mut();
+        let enqueued = self.with_context(|driver| {
+            // SAFETY: the stream calls it once, with the count of `argument`; if the device is lost first, that count stays, and
+            // with it a few bytes: the function itself is dropped with what `keep` keeps.
+            check("cuLaunchHostFunc", unsafe {
+                (driver.launch_host)(self.raw, run_launched, argument.cast())
+            })
+        });
+        if let Err(error) = enqueued {
+            // SAFETY: the driver refused, so nobody else will take this count.
+            drop(unsafe { Arc::from_raw(argument.cast_const()) });
+            return Err(error);
+        }
+        struct Dropped(Arc<Launched>);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                drop(self.0.lock().take());
+            }
+        }
+        self.keep(Dropped(launched))
+    }
+
+    fn record(&self) -> Result<Arc<dyn Event>, DeviceError> {
+        Ok(self.event()?)
+    }
+
+    fn wait(&self, event: &Arc<dyn Event>) -> Result<(), DeviceError> {
+        self.device.check()?;
+        // Done, or failed with its own device: there is nothing to wait for.
+        if !matches!(event.is_done(), Ok(false)) {
+            return Ok(());
+        }
+        let Some(ours) = event.as_any().downcast_ref::<CudaEvent>() else {
+            return self.wait_for_foreign(event);
+        };
+        self.with_context(|_| self.card().wait(self.raw, ours.raw()))
+    }
+
+    fn is_idle(&self) -> Result<bool, DeviceError> {
+        self.with_context(|driver| {
+            // SAFETY: the stream is ours.
+            match unsafe { (driver.stream_query)(self.raw) } {
+                super::driver::NOT_READY => Ok(false),
+                code => check("cuStreamQuery", code).map(|()| true),
+            }
+        })
+    }
+}
+
+/// A word that streams wait for.
+pub(super) fn set(word: *mut u32, value: u32) {
+    // SAFETY: the callers pass an aligned word of live page-locked memory, which the host accesses only here.
+    unsafe { AtomicU32::from_ptr(word) }.store(value, Ordering::SeqCst);
+}
