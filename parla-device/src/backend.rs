@@ -21,6 +21,8 @@
 //! * **Whatever a stream still needs stays alive**: a copy holds its blocks until it is done, so a block may be dropped at any time.
 //! * **A lost device stays lost**: the first error that leaves its context unusable is what every later call on it returns
 //!   ([`DeviceError::Lost`]); events that were outstanding end with it, their callbacks run. Nothing waits for ever.
+//! * **Other failures stay on their stream**: where an awaited event ended in an error, a copy's other device was lost, or a function panicked,
+//!   the stream skips what follows up to the next event recorded on it, which reports the error; then it goes on. Whoever needs to know records an event.
 //! * **Callbacks of events** run on a thread of the backend, never on the caller of a copy; they may call any method here, and must not block.
 //!
 //! The traits are object-safe, since a dynamic call costs far less than anything it starts.

@@ -13,15 +13,32 @@
 //! ```
 //!
 //! * [`Topology`] is plain data, read from hwloc (feature `hwloc`, on by default), else from sysfs.
-//! * [`HostOptions`] says what the user asked for, mostly through `PARLA_*` environment variables.
-//! * [`HostBackend`] turns both into [`HostDevice`]s. [`Backend`] and [`Device`] are the contract that
-//!   every kind of device keeps.
+//! * [`MachineOptions`] says what the user asked for, through `PARLA_*` environment variables or a YAML file; [`HostOptions`] is its part about the CPUs.
+//! * [`Machine`] has all devices of the process behind one numbering, with a model of their memories and links.
+//! * [`Backend`], [`Device`], [`Stream`], [`Event`] and [`Block`] are the contract that every kind of device keeps; the module
+//!   `conformance` tests it on any of them ([`conformance!`]).
+//! * [`HostBackend`] is this machine's CPUs, [`SimBackend`] simulated GPUs.
+//!
+//! A program for several GPUs runs on a laptop:
+//!
+//! ```
+//! use parla_device::{Machine, MachineOptions};
+//!
+//! let variables = |name: &str| (name == "PARLA_SIM_GPUS").then(|| "2".to_owned());
+//! let machine = Machine::probe(&MachineOptions::from_env(variables)?)?;
+//! let gpu = machine.device(machine.find("gpu", 1).expect("there are two"));
+//! let block = gpu.allocate(1000)?;
+//! assert_eq!((gpu.name(), gpu.memory_used()), ("gpu:1", 1000));
+//! # drop(block);
+//! # Ok::<(), parla_device::DeviceError>(())
+//! ```
 //!
 //! **Limits of this process count, not those of the machine**: CPU affinity, the cgroup's CPU quota and
 //! the cgroup's memory limit (v1 and v2) are respected, so that a container with two CPUs on a large
 //! machine gets two workers.
 //!
-//! `unsafe` is confined to `affinity` (two system calls) and `memory` (one).
+//! `unsafe` is confined to system calls (`affinity`, `memory`, one in `queue`), to memory handed out (`heap`) and to copies of bytes (`copy`,
+//! which checks that they stay inside their blocks).
 
 mod affinity;
 mod backend;

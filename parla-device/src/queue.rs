@@ -367,9 +367,15 @@ impl Shared {
                 lane,
                 ticket,
                 operation,
-                ends_at,
+                starts_at,
             } => {
-                let Operation { work, engines, .. } = operation;
+                let Operation {
+                    work,
+                    engines,
+                    busy,
+                    ..
+                } = operation;
+                let begun = Instant::now();
                 let result = do_work(work).map_err(|reason| DeviceError::Driver {
                     device: self.device_of(lane),
                     call: "launch",
@@ -378,6 +384,8 @@ impl Shared {
                 let mut effects = Effects::default();
                 let mut threaded = self.state.lock();
                 let now = Instant::now();
+                // What counts is how long the work took, not how late this thread came to it.
+                let ends_at = Operation::end(starts_at, busy, now - begun);
                 if ends_at > now && result.is_ok() {
                     let timers = &mut threaded.state.timers;
                     let is_first = timers.peek().is_none_or(|first| ends_at < first.0.at);
@@ -393,7 +401,7 @@ impl Shared {
                 } else {
                     let end = End {
                         result,
-                        at: ends_at.max(now),
+                        at: ends_at,
                     };
                     threaded
                         .state

@@ -31,6 +31,14 @@ pub(crate) struct Operation {
     pub(crate) loses: Option<Box<DeviceError>>,
 }
 
+impl Operation {
+    /// When it ends that started then and whose work took so long.
+    pub(super) fn end(starts_at: Instant, busy: Duration, work: Duration) -> Instant {
+        // Beyond all time it never ends; no link is that slow.
+        starts_at.checked_add(busy.max(work)).unwrap_or(starts_at)
+    }
+}
+
 /// What is enqueued on a stream.
 pub(super) enum Item {
     Operation(Operation),
@@ -74,7 +82,7 @@ pub(super) enum Job {
         lane: usize,
         ticket: Ticket,
         operation: Operation,
-        ends_at: Instant,
+        starts_at: Instant,
     },
     Callbacks(Vec<(Callback, Result<(), DeviceError>)>),
 }
@@ -391,10 +399,7 @@ impl State {
             self.jobs.push_back(Job::Operation {
                 lane,
                 ticket,
-                // Beyond all time it never ends; no link is that slow.
-                ends_at: starts_at
-                    .checked_add(queued.operation.busy)
-                    .unwrap_or(starts_at),
+                starts_at,
                 operation: queued.operation,
             });
         }
@@ -414,3 +419,6 @@ impl Lane {
         self.ticket.is_none() && self.items.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;
