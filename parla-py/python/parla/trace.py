@@ -1,7 +1,7 @@
 """What happened in a runtime: the records of ``rt.trace`` and files for Perfetto or chrome://tracing.
 
-A record is a dict with ``event`` ("spawned", "ready", "running", "suspended", "resumed", "done", "failed",
-"cancelled"), ``task`` (a number), ``name``, ``time`` (seconds since the runtime started) and ``worker`` (-1: a thread that is no worker).
+A record is a dict with ``event`` ("spawned", "ready", "placed" (devices were chosen, data are on their way), "running", "suspended",
+"draining" (the body has returned, its devices are still at work), "resumed", "done", "failed", "cancelled"), ``task`` (a number), ``name``, ``time`` (seconds since the runtime started) and ``worker`` (-1: a thread that is no worker).
 "spawned" adds ``deps`` (task numbers), ``vcus`` and ``memory`` (what it will claim) and ``location`` (``file:line``); "suspended"
 adds ``on``; "suspended", "done" and "failed" add ``gil``: seconds since the body last started, less the time in waits and kernels known to release the GIL.
 """
@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["to_chrome", "write"]
 
 _BEGINS = ("running", "resumed")
-_ENDS = ("suspended", "done", "failed")
+_ENDS = ("suspended", "draining", "done", "failed")
 
 
 def check_writable(path: Path) -> None:
@@ -54,7 +54,7 @@ def to_chrome(records: list[dict[str, Any]]) -> dict[str, Any]:
                     "args": arguments,
                 }
             )
-            if event != "suspended":
+            if event not in ("suspended", "draining"):
                 ended[task] = record
         elif event == "cancelled":
             events.append({"name": f"{record['name']} cancelled", "ph": "i", "s": "g", "ts": record["time"] * 1e6, "pid": 0, "tid": 0})
