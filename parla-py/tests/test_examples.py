@@ -23,7 +23,7 @@ needs_linear_algebra = pytest.mark.skipif(
 
 
 def run(
-    name: str, *arguments: str, workers: int | None = None, trace: Path | None = None
+    name: str, *arguments: str, workers: int | None = None, trace: Path | None = None, gpus: int | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run an example in its own interpreter, with a time limit."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PARLA_")}
@@ -32,6 +32,8 @@ def run(
         environment["PARLA_NUM_THREADS"] = str(workers)
     if trace is not None:
         environment["PARLA_TRACE"] = str(trace)
+    if gpus is not None:
+        environment["PARLA_SIM_GPUS"] = str(gpus)
     return subprocess.run(
         [sys.executable, "-X", "faulthandler", str(EXAMPLES / f"{name}.py"), *arguments],
         stdin=subprocess.DEVNULL,
@@ -42,9 +44,9 @@ def run(
     )
 
 
-def lines_of(name: str, *arguments: str, workers: int | None = None) -> list[str]:
+def lines_of(name: str, *arguments: str, workers: int | None = None, gpus: int | None = None) -> list[str]:
     """The output of an example that must succeed silently."""
-    done = run(name, *arguments, workers=workers)
+    done = run(name, *arguments, workers=workers, gpus=gpus)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
@@ -55,19 +57,27 @@ def pool(request):
     return request.param
 
 
+SMALL = {
+    "cholesky": ("--n", "200", "--block", "50"),
+    "cholesky_parray": ("--n", "200", "--block", "50"),
+    "jacobi": ("--n", "50", "--steps", "5"),
+}
+NEED_GPUS = {"cholesky_parray", "hello_gpu", "jacobi"}
+
+
 def test_every_example_has_a_test():
-    tested = {"cholesky", "errors", "fibonacci", "hello", "reduction", "variants"}
+    tested = {"cholesky", "cholesky_parray", "errors", "fibonacci", "hello", "hello_gpu", "jacobi", "reduction", "variants"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 def test_every_example_leaves_a_correct_trace(name, pool, tmp_path):
     """The checker rebuilds from the trace what must have happened before what, knowing nothing of the runtime."""
-    if name == "cholesky":
+    if name.startswith("cholesky"):
         pytest.importorskip("scipy")
-    arguments = ("--n", "200", "--block", "50") if name == "cholesky" else ()
+    arguments = SMALL.get(name, ())
     path = tmp_path / "trace.json"
-    run(name, *arguments, workers=pool, trace=path)
+    run(name, *arguments, workers=pool, trace=path, gpus=2 if name in NEED_GPUS else None)
     records = json.loads(path.read_text())["parlaRecords"]
     # The last block of an example about errors may be one that refuses its tasks.
     assert records or name == "errors"
@@ -78,6 +88,19 @@ def test_hello(pool):
     lines = lines_of("hello", workers=pool)
     assert sorted(lines[:4]) == [f"We run first on the CPU. I am task {i}" for i in range(4)]
     assert lines[4:] == ["I run second"]
+
+
+def test_hello_gpu(pool):
+    lines = lines_of("hello_gpu", workers=pool, gpus=1)
+    assert sorted(lines[:4]) == [f"We run first on the CPU. I am task {i}" for i in range(4)]
+    assert lines[4:] == ["I run second on any GPU"]
+
+
+def test_hello_gpu_without_a_gpu_says_why():
+    done = run("hello_gpu", gpus=0)
+    if done.returncode == 0:
+        pytest.skip("there is a GPU")
+    assert re.search(r"ImportError: parla.cuda: .*PARLA_SIM_GPUS", done.stderr)
 
 
 def test_fibonacci(pool):
@@ -175,4 +198,72 @@ def test_cholesky_refuses_bad_arguments(arguments, text):
     done = run("cholesky", *arguments)
     assert done.returncode == 2
     assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_linear_algebra
+@pytest.mark.parametrize(
+    ("workers", "gpus", "on", "n", "block", "tasks"),
+    [
+        (1, 1, "gpu", 200, 50, 20),
+        (1, 3, "both", 203, 50, 35),
+        (2, 4, "both", 200, 50, 20),
+        (3, 1, "both", 203, 50, 35),
+        (3, 3, "gpu", 203, 50, 35),
+        (8, 2, "both", 203, 50, 35),
+        (2, 2, "gpu", 7, 100, 1),
+    ],
+)
+def test_cholesky_parray(workers, gpus, on, n, block, tasks):
+    arguments = ("--n", str(n), "--block", str(block), "--on", on)
+    heading, result, *table = lines_of("cholesky_parray", *arguments, workers=workers, gpus=gpus)
+    assert heading == f"Cholesky factorisation of a PArray, n = {n}, block = {block}, {tasks} tasks on {on}"
+    assert float(result.rpartition(" ")[2]) < 1e-14
+    devices, memories = table[1 : gpus + 2], table[gpus + 3 :]
+    assert [line.split()[0] for line in devices] == ["cpu:0", *(f"gpu:{i}" for i in range(gpus))]
+    assert sum(int(line.split()[1]) for line in devices) == tasks
+    assert [line.split()[0] for line in memories] == ["host", *(f"gpu:{i}" for i in range(gpus))]
+    if on == "gpu":
+        assert devices[0].split()[1] == "0"
+
+
+@needs_linear_algebra
+def test_cholesky_parray_on_the_cpu():
+    heading, result, *_ = lines_of("cholesky_parray", "--n", "203", "--block", "50", "--on", "cpu", workers=3, gpus=0)
+    assert heading.endswith("35 tasks on cpu")
+    assert float(result.rpartition(" ")[2]) < 1e-14
+
+
+@needs_linear_algebra
+@pytest.mark.parametrize(("arguments", "text"), [(("--n", "0"), "--n"), (("--block", "-1"), "--block"), (("--on", "tpu"), "--on"), (("--seed", "-1"), "--seed")])
+def test_cholesky_parray_refuses_bad_arguments(arguments, text):
+    done = run("cholesky_parray", *arguments, gpus=1)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("gpus", range(1, 9))
+def test_jacobi_moves_the_halos_only(gpus):
+    """It compares its result with NumPy's and the bytes with the least possible."""
+    pytest.importorskip("numpy")
+    for n, steps in ((50, 6), (37, 1)) if gpus < 4 else ((37, 5),):
+        heading, moved = lines_of("jacobi", "--n", str(n), "--steps", str(steps), workers=3, gpus=gpus)
+        bands = ", ".join(f"gpu({i})" for i in range(gpus))
+        assert heading == f"{steps} steps on a grid of {n} x {n}, bands on {bands}"
+        there, back = n + 2 * (gpus - 1) * steps, n * min(steps, 2)
+        assert moved == f"moved {(there + back) * n * 8} bytes, the least possible is {(there + back) * n * 8}"
+
+
+def test_jacobi_without_a_gpu():
+    pytest.importorskip("numpy")
+    done = run("jacobi", "--n", "40", gpus=0)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [("--n", "2"), ("--steps", "0"), ("--gpus", "9")])
+def test_jacobi_refuses_bad_arguments(arguments):
+    done = run("jacobi", *arguments, gpus=1)
+    assert done.returncode == 2
+    assert arguments[0] in done.stderr
     assert "Traceback" not in done.stderr

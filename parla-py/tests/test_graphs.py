@@ -10,15 +10,9 @@ import pytest
 
 pytest.importorskip("numpy", reason="the data of graphs are arrays")
 
-from parla import graphs
+import parla
+from parla import _native, graphs
 from parla.graphs import ANY_GPU, ANYWHERE, CPU, DataBlock, Graph, GraphError, GraphTask, TaskKey, Work
-
-try:
-    import parla.parray  # noqa: F401
-
-    MODES = ["manual", "auto"]
-except ImportError:
-    MODES = ["manual"]
 
 SHORT = {(CPU,): Work(200, 0.25)}
 
@@ -273,7 +267,7 @@ def test_sizes_that_make_no_sense(make):
         make()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", graphs.MODES)
 @pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_runs_on_the_cpu(shape, mode):
     graph = ALL_SHAPES[shape](size=3)
@@ -283,6 +277,86 @@ def test_runs_on_the_cpu(shape, mode):
     assert {run.target for run in trace.runs.values()} == {(CPU,)}
     assert trace.seconds > 0
     assert trace.stats["done"] == len(graph) + 1  # the one that looks at the clock
+
+
+@pytest.fixture(params=[1, 2, 4], ids=lambda n: f"{n}gpus")
+def n_gpus(request):
+    """So many simulated GPUs, with slow links so that what is missing is noticed."""
+    _native.configure_machine({"sim_gpus": request.param, "links": "latency=20us,bandwidth=100MB/s,peer=none"})
+    yield request.param
+    _native.configure_machine(None)
+
+
+GPU_SHAPES = {
+    "independent": lambda **how: graphs.independent(7, Work(300), **how),
+    "serial": lambda **how: graphs.serial(6, Work(300, 1, 2, 0.1), chains=2, **how),
+    "own_data": lambda **how: graphs.serial(6, Work(300), own_data=True, **how),
+    "reduction": lambda **how: graphs.reduction(3, 2, Work(300, 0.5), **how),
+    "reduction_scatter": lambda **how: graphs.reduction_scatter(4, 3, Work(300), **how),
+    "stencil": lambda **how: graphs.stencil(4, 4, Work(300), **how),
+    "tree": lambda **how: graphs.tree(2, 3, Work(300), **how),
+    "random": lambda **how: graphs.random(20, Work(300), seed=3, **how),
+}
+
+
+@pytest.mark.parametrize("mode", graphs.MODES)
+@pytest.mark.parametrize("shape", GPU_SHAPES)
+def test_runs_on_simulated_gpus(n_gpus, shape, mode):
+    graph = GPU_SHAPES[shape](size=50, n_gpus=n_gpus)
+    trace = graphs.run(graph, mode, workers=3, width=20, thorough=True)
+    assert graphs.verify(graph, trace) == []
+    assert all(len(run.target) == 1 and 1 <= run.target[0] <= n_gpus for run in trace.runs.values())
+    for memory in trace.stats["memories"]:
+        assert memory["used"] == 0
+
+
+def test_data_that_begin_on_a_gpu(n_gpus):
+    tasks = [GraphTask(TaskKey((i,)), {(ANY_GPU,): Work(200)}, readwrites=(i,)) for i in range(n_gpus)]
+    graph = Graph.of(tasks, [DataBlock(10, i + 1) for i in range(n_gpus)])
+    for mode in graphs.MODES:
+        trace = graphs.run(graph, mode, workers=2, width=3, thorough=True)
+        assert graphs.verify(graph, trace) == []
+
+
+@pytest.mark.parametrize("mode", ["auto", "policy"])
+def test_mixed_placements(n_gpus, mode):
+    everywhere = {(CPU,): Work(300, 0.5), (ANY_GPU,): Work(100)}
+    graph = graphs.random(40, everywhere, seed=5, size=30)
+    trace = graphs.run(graph, mode, workers=3, width=4, thorough=True)
+    assert graphs.verify(graph, trace) == []
+
+
+def test_several_devices_together(n_gpus):
+    together = {(1, 2): Work(200)}
+    tasks = [GraphTask(TaskKey((i,)), together, (TaskKey((i - 1,)),) if i else ()) for i in range(4)]
+    graph = Graph.of(tasks)
+    if n_gpus < 2:
+        with pytest.raises(parla.PlacementError):
+            graphs.run(graph, "auto")
+        return
+    trace = graphs.run(graph, "auto", workers=2)
+    assert graphs.verify(graph, trace) == []
+    assert {run.target for run in trace.runs.values()} == {(1, 2)}
+
+
+def test_the_least_is_moved(n_gpus):
+    """Where a user places the tasks, only what another device changed moves."""
+    graph = graphs.serial(6, Work(100), size=100, n_gpus=n_gpus)
+    trace = graphs.run(graph, "auto", workers=2, width=5)
+    assert graphs.verify(graph, trace) == []
+    copies = {(m["name"], source): n for m in trace.stats["memories"] for source, n in m["bytes_from"].items() if n}
+    block = 100 * 5 * 4
+    assert copies.pop(("gpu:0", "host")) == block
+    assert copies.pop(("host", f"gpu:{5 % n_gpus}")) == block
+    assert sum(copies.values()) == (0 if n_gpus == 1 else 5 * block)
+
+
+def test_a_gpu_that_is_not_there(n_gpus):
+    graph = graphs.independent(1, {(n_gpus + 1,): Work(1)})
+    with pytest.raises((parla.PlacementError, IndexError)):
+        graphs.run(graph, "auto")
+    trace = graphs.run(graph, "policy", workers=1)
+    assert graphs.verify(graph, trace) == []
 
 
 def test_tasks_take_their_time_with_and_without_the_gil():

@@ -23,7 +23,7 @@ class Movement(ABC):
         self._thorough = thorough
 
     @abstractmethod
-    def operands(self, reads: Sequence[int], writes: Sequence[int], readwrites: Sequence[int]) -> dict[str, list[Any]]:
+    def operands(self, reads: Sequence[int], writes: Sequence[int], readwrites: Sequence[int]) -> dict[str, Any]:
         """The keywords with which a task says what it uses."""
 
     @abstractmethod
@@ -69,7 +69,7 @@ class _ByRuntime(Movement):
 
         self._arrays = [asarray(array, name=f"data {i}") for i, array in enumerate(self.host)]
 
-    def operands(self, reads: Sequence[int], writes: Sequence[int], readwrites: Sequence[int]) -> dict[str, list[Any]]:
+    def operands(self, reads: Sequence[int], writes: Sequence[int], readwrites: Sequence[int]) -> dict[str, Any]:
         roles = {"input": reads, "output": writes, "inout": readwrites}
         return {role: [self._arrays[block] for block in blocks] for role, blocks in roles.items() if blocks}
 
@@ -88,7 +88,7 @@ class _ByHand(Movement):
         self._at: list[dict[str, Array]] = [{"cpu": array} for array in self.host]
         self._current: list[list[str]] = [["cpu"] for _ in self.host]
 
-    def operands(self, reads: Sequence[int], writes: Sequence[int], readwrites: Sequence[int]) -> dict[str, list[Any]]:
+    def operands(self, reads: Sequence[int], writes: Sequence[int], readwrites: Sequence[int]) -> dict[str, Any]:
         return {}
 
     def enter(self, inputs: Sequence[int], outputs: Sequence[int]) -> dict[int, Array]:
