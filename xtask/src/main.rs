@@ -34,9 +34,9 @@ struct Cli {
 enum Verb {
     /// Make .venv with all that building and testing needs, and find hwloc
     Setup,
-    /// Build and install the wheel, then factorise a matrix (blocked Cholesky)
+    /// Build and install the wheel, then factorise a matrix (blocked Cholesky) on the CPU, and on CPU and GPUs together
     Demo {
-        /// Passed to parla-py/examples/cholesky.py, such as --help
+        /// Passed to parla-py/examples/cholesky.py, such as --help; with any, nothing else is run
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -48,7 +48,7 @@ enum Verb {
         #[arg(value_parser = clap::builder::PossibleValuesParser::new(ci::stage_names()))]
         stage: Vec<String>,
     },
-    /// Measure: `fig13`, `overhead` (beside other libraries) or `native` (criterion)
+    /// Measure: `fig13`, `overhead` (beside other libraries), `fig11`, `fig9-synthetic`, `coherence` (data) or `native` (criterion)
     Bench {
         /// `native`, or the name of a program in parla-bench/python
         name: String,

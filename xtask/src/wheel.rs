@@ -34,13 +34,30 @@ assert not foreign, f"the wheel uses this system's libraries: {foreign}"
 print("the installed wheel runs tasks:", parla.__file__)
 "#;
 
-/// `cargo xtask demo`: from nothing to a factorised matrix.
+/// Prints how many GPUs there are, simulated ones that the user asked for included.
+const COUNT_GPUS: &str = "from parla.devices import gpu; print(len(gpu))";
+
+/// `cargo xtask demo`: from nothing to a matrix factorised on the CPU, then on CPU and GPUs together.
 pub(crate) fn demo(args: &[String]) -> Result<()> {
     let venv = python::setup()?;
     install_release(&venv, &venv)?;
     say("python parla-py/examples/cholesky.py");
     let program = venv.python().arg(at("parla-py/examples/cholesky.py"));
-    program.args(args).run()
+    program.args(args).run()?;
+    if !args.is_empty() {
+        // They are for the first program, which was what the user wanted to see.
+        return Ok(());
+    }
+    let program = venv
+        .python()
+        .arg(at("parla-py/examples/cholesky_parray.py"));
+    let n_gpus = venv.python().args(["-c", COUNT_GPUS]).ask();
+    if n_gpus.is_some_and(|n| n != "0") {
+        say("python parla-py/examples/cholesky_parray.py");
+        return program.run();
+    }
+    say("PARLA_SIM_GPUS=4 python parla-py/examples/cholesky_parray.py (there is no GPU here)");
+    program.env("PARLA_SIM_GPUS", "4").run()
 }
 
 /// `cargo xtask dist`: a wheel for other machines.
