@@ -51,5 +51,8 @@ TARGETS: dict[tuple[str, str], Target] = {
     ("scale", "most / fewest"): Target(1.5),
     ("cholesky", "time / ideal"): Target(1.15),
     ("idle", "CPU use"): Target(0.5),
+    ("coherence", "inout=[array] adds"): Target(1),
+    ("coherence", "inout=[slice] adds"): Target(2),
+    ("import", "parla, beyond NumPy"): Target(150),
 }
 """Keyed by section and measure; units are those of the measurements."""

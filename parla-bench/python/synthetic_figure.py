@@ -1,0 +1,124 @@
+"""What the figures over synthetic graphs share: the command line, the files, the drawing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from measure import output_directory, provenance
+from synthetic import LABELS, MODES, RTX_NODE, SCALE, Case, environment, measure, summary
+
+COLOURS = {"manual": "#8c8c8c", "auto": "#0072b2", "policy": "#c1272d"}
+Result = dict[str, Any]
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, help="directory for the files")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="few tasks, once: to try it out")
+    parser.add_argument("--gpus", type=_counts, default=[1, 2, 4], metavar="1,2,4", help="numbers of simulated GPUs")
+    parser.add_argument("--policy", help="scheduling policy (default: Parla's)")
+    parser.add_argument("--redraw", action="store_true", help="draw again from the JSON in --out, measuring nothing")
+    parsed = parser.parse_args()
+    if parsed.repetitions < 1:
+        parser.error("--repetitions must be at least 1")
+    if parsed.quick:
+        parsed.repetitions = 1
+    return parsed
+
+
+def _counts(text: str) -> list[int]:
+    counts = sorted({int(word) for word in text.split(",")})
+    if not 1 <= counts[0] <= counts[-1] <= 32:
+        raise argparse.ArgumentTypeError("1 to 32 GPUs")
+    return counts
+
+
+def main(name: str, description: str, make_cases: Callable[[argparse.Namespace], list[Case]]) -> None:
+    """Measure, write the JSON, draw."""
+    chosen = arguments(description)
+    out = output_directory(chosen.out, chosen.quick)
+    path = out / f"{name}.json"
+    if not chosen.redraw:
+        options = {key: getattr(chosen, key) for key in ("gpus", "repetitions", "quick", "policy")}
+        result = provenance(options)
+        result["links"] = {"host_gb_s": RTX_NODE.host_gb_s, "latency_us": RTX_NODE.latency_us, "peer": RTX_NODE.peer, "scale": SCALE}
+        result["environment"] = {str(n): environment(n) for n in chosen.gpus}
+        start = time.perf_counter()
+        cases = make_cases(chosen)
+        measure(cases, chosen.repetitions, MODES, chosen.policy)
+        result["took_s"] = round(time.perf_counter() - start, 1)
+        result["cases"] = [case.as_json() for case in cases]
+        result["summary"] = summary(cases)
+        print("\n".join(["", *result["summary"]]))
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"written: {path} ({result['took_s']} s)")
+    for drawn in draw(json.loads(path.read_text()), out, name):
+        print(f"written: {drawn}")
+
+
+def draw(result: Result, out: Path, name: str) -> list[Path]:
+    """Write ``NAME.png`` and ``NAME.svg`` for one result; their paths."""
+    cases = result["cases"]
+    sections = list(dict.fromkeys(case["section"] for case in cases))
+    style: dict[str, Any] = {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "grid.color": "#e6e6e6",
+        "svg.hashsalt": name,
+    }
+    with pyplot.rc_context(style):
+        figure, panels = pyplot.subplots(1, len(sections), figsize=(4.4 * len(sections), 4.2), layout="constrained", squeeze=False)
+        for axes, section in zip(panels[0], sections, strict=True):
+            _bars(axes, section, [case for case in cases if case["section"] == section])
+        panels[0][0].set_ylabel("seconds")
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+        figure.suptitle(_title(result), fontsize=8, color="#555555")
+        paths = [out / f"{name}.png", out / f"{name}.svg"]
+        for path in paths:
+            figure.savefig(path, dpi=150)
+        pyplot.close(figure)
+    return paths
+
+
+def _bars(axes: Axes, section: str, cases: Sequence[Result]) -> None:
+    width = 0.26
+    for k, mode in enumerate(LABELS):
+        places = [i + (k - 1) * width for i in range(len(cases))]
+        axes.bar(places, [case["medians"][mode] for case in cases], width, color=COLOURS[mode], label=LABELS[mode])
+    for what, label, line, key in (
+        ("perfect", "perfect schedule, placed by hand", "-", "perfect_s"),
+        ("chosen", "greedy schedule, placed by it", ":", "chosen_s"),
+    ):
+        del what
+        for i, case in enumerate(cases):
+            axes.hlines(case[key], i - 1.7 * width, i + 1.7 * width, "black", line, linewidth=1.2, label=label if i == 0 else None)
+    axes.set_xticks(range(len(cases)), [case["name"] for case in cases], fontsize=8)
+    axes.set_title(section)
+
+
+def _title(result: Result) -> str:
+    machine, links = result["machine"], result["links"]
+    return (
+        f"simulated GPUs, {links['host_gb_s']:g} GB/s and {links['latency_us']:g} µs to the host, "
+        f"{'peer copies' if links['peer'] else 'through the host between GPUs'}; on {machine['cpu']}, {machine['cores']} cores · "
+        f"medians of {result['arguments']['repetitions']} · {result['date'][:10]}"
+    )
