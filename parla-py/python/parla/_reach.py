@@ -36,7 +36,7 @@ def reach(
     Args:
         root: the whole array.
         box: the part of it that the view lies in.
-        axes: what the view takes from each axis of the whole array; None is everything.
+        axes: what the view takes from each axis of the whole array; None is the box as it is.
         shown: which axes of the whole array the view shows.
         shape: the shape of the view.
         access: "read", "write", or "either": writable where that is allowed.
@@ -49,7 +49,8 @@ def reach(
     if got is None:
         host = root.host
         if axes is None:
-            return host if writable or not host.flags.writeable else _read_only(host)
+            here = host if shape == host.shape else host[tuple(slice(start, stop) for start, stop in box)]
+            return here if writable or not here.flags.writeable else _read_only(here)
         address, strides, device, keep = host.__array_interface__["data"][0], host.strides, None, host
         origin: tuple[int, ...] = (0,) * len(strides)
     else:

@@ -76,8 +76,9 @@ class PArray(ArrayOperators):
 
     _root: _Root
     _axes: tuple[_views.Axis, ...] | None
-    """None: the whole array as it is."""
+    """What it takes from each axis of the whole array. None: the box of its operand as it is."""
     _shown: tuple[int, ...]
+    """Which of these axes it shows; set if `_axes` is."""
     _base: tuple[int, ...]
     """The shape before anything is picked."""
     _picked: Any
@@ -103,7 +104,6 @@ class PArray(ArrayOperators):
     def _become(self, root: _Root) -> None:
         self._root = root
         self._axes = None
-        self._shown = ()
         self._picked = None
         self._operand = root.operand
         self.shape = self._base = root.shape
@@ -150,42 +150,52 @@ class PArray(ArrayOperators):
         if self._picked is not None:
             return tuple(self._read().strides)
         strides = self._root.host.strides
-        if self._axes is None:
-            return tuple(strides)
-        return tuple(0 if axis < 0 else strides[axis] * self._axes[axis][1] for axis in self._shown)
+        axes, shown = self._layout()
+        return tuple(0 if axis < 0 else strides[axis] * axes[axis][1] for axis in shown)
 
     # Views.
 
     def __getitem__(self, key: Any) -> Any:
-        kind = type(key)
-        if kind is slice and self._axes is None and self._picked is None and self.shape:
-            shape = self.shape
-            start, stop, step = key.indices(shape[0])
-            if step == 1 and stop > start:
-                # The commonest case, written out: it is on the way of every spawn.
+        parts = key if type(key) is tuple else (key,)
+        if self._picked is not None:
+            return self._of_picked(key)
+        if self._axes is None and len(parts) <= len(self.shape):
+            # Boxes, the commonest case, written out: it is on the way of every spawn.
+            box, shape = [], []
+            for part, n, (first, _) in zip(parts, self.shape, self._operand[1]):
+                if type(part) is not slice or part.step is not None:
+                    break
+                start, stop, _ = part.indices(n)
+                if stop <= start:
+                    break
+                box.append((first + start, first + stop))
+                shape.append(stop - start)
+            else:
+                n_parts = len(parts)
                 view = _new(PArray)
-                view._root = root = self._root
-                whole = root.operand[1]
-                view._operand = (root.native, ((start, stop), *whole[1:]), True)
-                view._axes = ((start, 1, stop - start), *[(0, 1, n) for n in shape[1:]])
-                view._shown = tuple(range(len(shape)))
-                view._picked = None
-                view.shape = view._base = (stop - start, *shape[1:])
+                view._root = self._root
+                view._axes = view._picked = None
+                view._operand = (self._operand[0], (*box, *self._operand[1][n_parts:]), True)
+                view.shape = view._base = (*shape, *self.shape[n_parts:])
                 view.dtype = self.dtype
                 return view
-        parts = key if kind is tuple else (key,)
-        if self._picked is None:
-            if _views.is_basic(parts):
-                axes, shown = self._layout()
-                return self._view(*_views.index(axes, shown, self.shape, parts))
-            return self._pick(key, parts)
+        if _views.is_basic(parts):
+            axes, shown = self._layout()
+            return self._view(*_views.index(axes, shown, self.shape, parts))
+        return self._pick(key, parts)
+
+    def _of_picked(self, key: Any) -> Any:
+        """What an index selects of elements or fields that are selected already: again fields, or a copy."""
         if _is_field(self._picked) and self._base == self.shape and not _has_names(key):
-            picked = self._unpicked()[key]
-            return picked._pick(self._picked, (self._picked,)) if picked._picked is None else self._read()[key]
+            view = self._unpicked()[key]
+            if view._picked is None:
+                return view._pick(self._picked, ())
         return self._read()[key]
 
     def _layout(self) -> tuple[tuple[_views.Axis, ...], tuple[int, ...]]:
-        return _views.whole(self._base) if self._axes is None else (self._axes, self._shown)
+        if self._axes is None:
+            return tuple((start, 1, stop - start) for start, stop in self._operand[1]), tuple(range(len(self._base)))
+        return self._axes, self._shown
 
     def _view(self, axes: tuple[_views.Axis, ...], shown: tuple[int, ...], shape: tuple[int, ...]) -> PArray:
         view = _new(PArray)
@@ -243,7 +253,8 @@ class PArray(ArrayOperators):
 
     def _reach(self, access: str) -> Any:
         """The local view, before elements or fields are picked; `access` is "read", "write" or "either"."""
-        return _reach.reach(self._root, self._operand[1], self._axes, self._shown, self._base, access)
+        shown = () if self._axes is None else self._shown
+        return _reach.reach(self._root, self._operand[1], self._axes, shown, self._base, access)
 
     def _read(self) -> Any:
         """The local contents, for reading."""
@@ -319,7 +330,7 @@ class PArray(ArrayOperators):
         if tuple(value.shape) == self.shape and value.dtype == self.dtype:
             self[...] = value
             return
-        if self._axes is not None or self._picked is not None:
+        if self._operand is not self._root.operand:
             raise ValueError(
                 f"a view of shape {self.shape} and type {self.dtype} can't be updated to shape {tuple(value.shape)} "
                 f"and type {value.dtype}; update the whole array"
@@ -500,8 +511,7 @@ class PArray(ArrayOperators):
         return _unpickle, (_to_numpy(self._read(), copy=True), self.name)
 
     def __repr__(self) -> str:
-        whole = self._axes is None and self._picked is None
-        part = "" if whole else f" in {_show_box(self._operand[1])}"
+        part = "" if self._operand is self._root.operand else f" in {_show_box(self._operand[1])}"
         return f"<PArray {self.name!r}{part}, shape {self.shape}, {self.dtype}>"
 
     def __str__(self) -> str:
