@@ -39,7 +39,8 @@ def reach(
         axes: what the view takes from each axis of the whole array; None is the box as it is.
         shown: which axes of the whole array the view shows.
         shape: the shape of the view.
-        access: "read", "write", or "either": writable where that is allowed.
+        access: "read"; "write": all of the box is going to be replaced; "update": some of it may be written; "either":
+            as "update" where writing is allowed, else "read".
     """
     if 0 in shape:
         import numpy
@@ -91,9 +92,16 @@ def over_host(
 def _ask(root: Any, box: tuple[tuple[int, int], ...], access: str) -> tuple[Any, bool]:
     """What the runtime lends the calling code, and whether it may be written."""
     native = root.native
-    if access == "write" and not root.writable:
-        raise ValueError(f"array {root.name!r} is read-only")
-    writable = access == "write" or (access == "either" and native.may_write(box))
+    if access == "read":
+        return native.access(box, False), False
+    if not root.writable:
+        if access != "either":
+            raise ValueError(f"array {root.name!r} is read-only")
+        return native.access(box, False), False
+    writable = access != "either" or native.may_write(box)
+    if access != "write" and not native.is_host_only:
+        # What is lost may be replaced, but not be seen or changed.
+        native.access(box, False)
     return native.access(box, writable), writable
 
 

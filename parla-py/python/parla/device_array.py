@@ -151,11 +151,9 @@ class DeviceArray:
         """
         if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
             raise BufferError("a DeviceArray can't be copied by __dlpack__; copy it first")
-        if not self.writable:
-            raise BufferError("this DeviceArray is read-only, which DLPack can't say before version 1")
         if stream != -1:
             _reach.synchronize()
-        return _dlpack.capsule(self, self.__dlpack_device__())
+        return _dlpack.capsule(self, self.__dlpack_device__(), max_version is not None and max_version[0] >= 1)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """CUDA and the GPU's number; the CPU where its memory is the host's (simulated GPUs)."""

@@ -252,7 +252,9 @@ class PArray(ArrayOperators):
     # Contents.
 
     def _reach(self, access: str) -> Any:
-        """The local view, before elements or fields are picked; `access` is "read", "write" or "either"."""
+        """The local view, before elements or fields are picked; `access` is as in `_reach.reach`."""
+        if access == "write" and not self._operand[2]:
+            access = "update"
         shown = () if self._axes is None else self._shown
         return _reach.reach(self._root, self._operand[1], self._axes, shown, self._base, access)
 
@@ -402,13 +404,14 @@ class PArray(ArrayOperators):
                 return NotImplemented
         if writes is not None and isinstance(inputs[0], PArray):
             target, *rest = inputs
-            writes.at(target._reach("write"), *[_localize(value) for value in rest], **options)
+            writes.at(target._reach("update"), *[_localize(value) for value in rest], **options)
             return None
         values = [_localize(value) for value in inputs]
         if outputs:
             scattered = [o for o in outputs if isinstance(o, PArray) and o._picked is not None]
             if not scattered:
-                options["out"] = tuple(o._reach("write") if isinstance(o, PArray) else o for o in outputs)
+                access = "write" if options.get("where", True) is True else "update"
+                options["out"] = tuple(o._reach(access) if isinstance(o, PArray) else o for o in outputs)
             else:
                 options["out"] = tuple(o._read().copy() if isinstance(o, PArray) else o for o in outputs)
         if "where" in options:
@@ -431,7 +434,7 @@ class PArray(ArrayOperators):
         if getattr(function, "__name__", "") in ("copyto", "put", "place", "putmask", "fill_diagonal"):
             target = arguments[0] if arguments else None
             if isinstance(target, PArray):
-                arguments = (target._reach("write"), *arguments[1:])
+                arguments = (target._reach("update"), *arguments[1:])
         result = function(*[_localize(value) for value in arguments], **local)
         return out if out is not None else result
 
@@ -442,7 +445,15 @@ class PArray(ArrayOperators):
         numpy = sys.modules.get("numpy")
         if numpy is None or not hasattr(numpy.ndarray, name):
             raise AttributeError(f"PArray has no attribute {name!r}")
-        return getattr(self._reach("write") if name in _CHANGING and self._picked is None else self._read(), name)
+        if not callable(getattr(numpy.ndarray, name)):
+            return getattr(self._read(), name)
+
+        def method(*arguments: Any, **options: Any) -> Any:
+            local = self._reach("update") if name in _CHANGING and self._picked is None else self._read()
+            return getattr(local, name)(*_localize(arguments), **_localize(options))
+
+        method.__name__ = name
+        return method
 
     def copy(self, order: str = "C") -> Any:
         """A copy of the local contents that shares nothing with this."""
