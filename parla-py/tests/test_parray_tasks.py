@@ -515,7 +515,7 @@ def test_what_a_failed_task_was_to_write_is_not_to_be_trusted(two_gpus, where):
         assert isinstance(task.exception(20), KeyError)
         assert p[6:].tolist() == [6, 7, 8, 9], "other parts are as they were"
         for look in (p.tolist, lambda: p.array, lambda: p[3:4].array, lambda: p + 1):
-            with pytest.raises(ParlaError, match=r"A\[2:5\] has no valid contents.*fails"):
+            with pytest.raises(ParlaError, match=r"A\[[23]:[45]\] has no valid contents.*fails"):
                 look()
         for change in (lambda: numpy.add.at(p, 0, 1), lambda: operator.setitem(p, slice(0, 8, 2), 0), lambda: p.sort()):
             with pytest.raises(ParlaError, match=r"A\[2:5\] has no valid contents"):
