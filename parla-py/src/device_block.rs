@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::array::extent;
 use crate::keep::Kept;
-use crate::{errors, keep, machine};
+use crate::{errors, keep, machine, room, runtime};
 
 /// A piece of a device's memory, given back when the last reference goes.
 #[pyclass(frozen, weakref, module = "parla._native")]
@@ -54,7 +54,7 @@ impl DeviceBlock {
     }
 }
 
-/// Allocate memory for a dense array on a device, uninitialised.
+/// Allocate memory for a dense array on a device, uninitialised. In a runtime, copies of arrays that nobody uses give way.
 ///
 /// Raises:
 ///     DeviceOutOfMemory: with the bytes requested, free and there in all.
@@ -77,9 +77,18 @@ pub(crate) fn device_array(
                 "an array of shape {shape:?} has more bytes than can be counted"
             ))
         })?;
-    let block = py
-        .detach(|| device.allocate(bytes))
-        .map_err(|error| errors::device(py, &error))?;
+    let block = match py.detach(|| device.allocate(bytes)) {
+        Err(full @ DeviceError::OutOfMemory { .. }) => {
+            // Copies of arrays that nobody uses give way.
+            let store = runtime::store_of_this_thread().ok_or(full);
+            store.and_then(|store| {
+                let _room = room::make(py, &store, id, bytes);
+                py.detach(|| device.allocate(bytes))
+            })
+        }
+        allocated => allocated,
+    };
+    let block = block.map_err(|error| errors::device(py, &error))?;
     Ok(DeviceBlock::new(id.0, block))
 }
 

@@ -9,7 +9,7 @@
 //! | `executor` | how a worker runs a body; coroutines |
 //! | `machine` | the machine of this process |
 //! | `array`, `keep` | coherent arrays over NumPy's memory, and how that is kept alive |
-//! | `device_block`, `stream` | devices' memory and streams in Python's hands |
+//! | `device_block`, `room`, `stream` | devices' memory and streams in Python's hands |
 //! | `assignment` | what the running task has: devices, streams, operands in place |
 //! | `gil` | who holds the interpreter, who wants it, and when it changes hands |
 //! | `python` | the C API beyond the limited one, found at run time; cached imports |
@@ -32,6 +32,7 @@ mod machine;
 mod operands;
 mod placed;
 mod python;
+mod room;
 mod runtime;
 mod space;
 mod spawn;

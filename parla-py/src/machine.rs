@@ -56,6 +56,13 @@ fn probed(py: Python<'_>) -> PyResult<Arc<Probed>> {
     py.detach(find).map_err(|error| errors::device(py, &error))
 }
 
+/// In the child of a fork: the threads that drive the devices do not exist here, so it looks for them anew.
+pub(crate) fn forget_after_fork() {
+    if let Some(mut machine) = MACHINE.try_lock() {
+        std::mem::forget(machine.take());
+    }
+}
+
 /// The machine of this process.
 pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Machine>> {
     probed(py).map(|probed| Arc::clone(&probed.machine))

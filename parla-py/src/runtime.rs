@@ -21,7 +21,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::errors;
 use crate::executor::{PyBody, PyExecutor};
 use crate::task::Task;
-use crate::{body, gil, placed, python};
+use crate::{body, gil, machine, placed, python};
 use data::{add_device_stats, placement};
 use report::{MAX_LINES, deadlock, describe, reasons};
 pub(crate) use waiting::wait_for;
@@ -132,6 +132,21 @@ pub(crate) fn spawn_in(
         (None, Some(make_body)) => rt.spawn(request, make_body),
         (None, None) => Err(SpawnError::Closed),
     }
+}
+
+/// Runs `f` on this thread without the GIL.
+pub(crate) fn detached<R>(py: Python<'_>, f: impl FnOnce() -> R) -> R {
+    struct OnThisThread<T>(T);
+    // SAFETY: `detach` calls its closure on the calling thread and returns its result there; nothing goes to another thread. `f` has no token of the
+    // GIL: `Python` is neither captured by our callers nor obtainable but by attaching.
+    unsafe impl<T> Send for OnThisThread<T> {}
+    impl<T> OnThisThread<T> {
+        fn take(self) -> T {
+            self.0
+        }
+    }
+    let f = OnThisThread(f);
+    py.detach(move || OnThisThread(f.take()())).take()
 }
 
 /// Tells an `async with finish():` of the running task that it has spawned another.
@@ -499,6 +514,7 @@ pub(crate) fn forget_all() {
             .for_each(std::mem::forget);
     }
     RUNNING.set(None);
+    machine::forget_after_fork();
 }
 
 /// Before a fork, in the parent.

@@ -242,11 +242,18 @@ impl Spawner {
             attrs,
             placing,
         };
+        let body = PyBody(task.clone_ref(py));
         let make_body = |id| {
-            task.get().set_id(id);
-            PyBody(task.clone_ref(py))
+            body.0.get().set_id(id);
+            body
         };
-        match runtime::spawn_in(rt, request, make_body) {
+        let spawned = if request.attrs.placed {
+            // Deciding where it goes may begin copies, and devices take their time.
+            runtime::detached(py, || runtime::spawn_in(rt, request, make_body))
+        } else {
+            runtime::spawn_in(rt, request, make_body)
+        };
+        match spawned {
             Ok(id) => {
                 rt.executor()
                     .spawned(py, id, declared.is_some(), task.get());

@@ -608,6 +608,44 @@ def test_memory_pressure_evicts_and_the_result_is_right(two_gpus):
     assert memory["used"] == 0 and memory["peak"] <= 1 << 20 and memory["evictions"] >= 24
 
 
+def test_idle_copies_give_way_to_what_a_body_allocates(two_gpus):
+    a = Simple(np.arange(100000.0))
+    with Parla(workers=1) as rt:
+        spawn(placement=gpu(0), inout=[a])(lambda: a.here(write=True).fill(3)).wait()
+        assert used(rt)["gpu:0"] == 800000
+
+        @spawn(placement=gpu(0))
+        def allocates():
+            return _native.device_array(1, (100000,), 8).nbytes
+
+        assert allocates.result() == 800000
+        assert a.native.bytes_allocated(1) == 0 and a.native.is_host_only
+        assert (a.array == 3).all()
+
+
+def test_a_body_with_retries_gets_room_for_the_next_try(two_gpus):
+    a = one_to(100000)
+    tries = []
+    with Parla(workers=1):
+        spawn(placement=gpu(0), input=[a])(lambda: None).wait()
+        assert a.native.bytes_allocated(1) == 800000
+
+        @spawn(placement=gpu(0), retries=1)
+        def of_another_library():
+            tries.append(a.native.bytes_allocated(1))
+            if tries[-1]:
+                raise MemoryError("out of memory")
+
+        of_another_library.result()
+
+        @spawn(placement=gpu(0))
+        def without():
+            raise MemoryError("out of memory")
+
+        assert isinstance(without.exception(), MemoryError)
+    assert tries == [800000, 0]
+
+
 def test_an_array_that_is_dropped_while_its_task_waits_stays_alive_for_it(two_gpus):
     gate = threading.Event()
     buffer = np.arange(4.0).view(Owned)

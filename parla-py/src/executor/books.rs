@@ -169,6 +169,9 @@ impl PyExecutor {
         }
         core.retries -= 1;
         core.work = core.again.as_ref().and_then(|again| again.again(py));
+        if let Some(uses) = &mut core.uses {
+            (uses.slot, uses.begun) = (0, false);
+        }
         core.work.is_some()
     }
 

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use parla_core::DeviceId;
+use parla_core::{DeviceId, MachineModel};
 use parla_data::{Ended, Operand};
 use parla_device::{DeviceError, Event};
 use parla_sched::{Assigned, Cx, Runahead};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
 use super::{PyExecutor, PyThread, Ran, step};
 use crate::assignment;
 use crate::task::Task;
-use crate::{errors, keep, machine, python};
+use crate::{errors, keep, machine, python, room};
 
 impl PyExecutor {
     /// One step of a task with operands or devices. Its [`Uses`](assignment::Uses) say where they are while the body runs.
@@ -50,8 +51,11 @@ impl PyExecutor {
             Some(assigned) => settle(py, task, assigned, runahead, ran),
             None => ran,
         };
-        if matches!(ran, Ran::Failed(_)) && assigned.is_none() {
-            self.spoil(py, task, &operands);
+        if let Ran::Failed(error) = &ran {
+            match &assigned {
+                None => self.spoil(py, task, &operands),
+                Some(assigned) => self.make_room(py, task, assigned, error),
+            }
         }
         drop((assigned, operands));
         keep::drain(py);
@@ -91,6 +95,25 @@ impl PyExecutor {
         };
         py.detach(|| operands.iter().try_for_each(at_home))
             .map_err(|error| errors::data(py, &error))
+    }
+
+    /// A body that will be run again could not have the memory it asked a device for: gives up copies of arrays there that nobody uses.
+    fn make_room(&self, py: Python<'_>, task: &Py<Task>, assigned: &Assigned, error: &PyErr) {
+        if task.get().core.lock().retries == 0 || !error.is_instance_of::<PyMemoryError>(py) {
+            return;
+        }
+        let Some(store) = &self.store else { return };
+        let model = store.machine().model();
+        // Other libraries do not say how much they asked for: half of the memory, then.
+        let requested = error.value(py).getattr("requested");
+        let requested = requested.and_then(|bytes| bytes.extract::<u64>()).ok();
+        for &device in &assigned.devices {
+            let memory = model.memory_of(device);
+            if memory != MachineModel::HOST {
+                let capacity = model.memories[memory.0 as usize].capacity;
+                room::make(py, store, device, requested.unwrap_or(capacity / 2));
+            }
+        }
     }
 
     /// The body failed half-way: what it was to write at home is not to be trusted.
