@@ -192,11 +192,20 @@ pub fn download(subject: &Subject, device: &Arc<dyn Device>, block: &Arc<Block>)
     contents(&host)
 }
 
-/// Makes a test of each promise, for the backend that `$subject()` returns.
+/// Runs a test where it is.
+pub fn here(_test: &str, body: impl FnOnce()) {
+    body();
+}
+
+/// Makes a test of each promise, for the backend that `$subject()` returns. `$around(name, body)` runs each, in a process of its own
+/// perhaps; without it they run where they are.
 #[macro_export]
 macro_rules! conformance {
     ($subject:path) => {
-        $crate::conformance!(@ $subject:
+        $crate::conformance!($subject, $crate::conformance::here);
+    };
+    ($subject:path, $around:path) => {
+        $crate::conformance!(@ $subject, $around:
             memory: devices_are_what_they_say, blocks_are_aligned_and_accounted,
                 too_much_is_refused_with_numbers, blocks_in_use_by_a_copy_may_be_dropped;
             streams: first_in_first_out, streams_overlap, nothing_blocks_the_caller,
@@ -208,12 +217,15 @@ macro_rules! conformance {
             loss: a_lost_device_ends_all_waits, other_devices_survive;
         );
     };
-    (@ $subject:path: $($module:ident: $($test:ident),+;)+) => {
-        $($(
+    (@ $subject:path, $around:path: $($module:ident: $($test:ident),+;)+) => {
+        $crate::conformance!(@@ $subject, $around: $($($module $test),+),+);
+    };
+    (@@ $subject:path, $around:path: $($module:ident $test:ident),+) => {
+        $(
             #[test]
             fn $test() {
-                $crate::conformance::$module::$test(&$subject());
+                $around(stringify!($test), || $crate::conformance::$module::$test(&$subject()));
             }
-        )+)+
+        )+
     };
 }

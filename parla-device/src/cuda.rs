@@ -7,6 +7,7 @@
 //! * `physical`: a card with its context, its pools of streams and events, and whether it is lost.
 //! * `device`: a logical GPU, with a memory pool of its own; several may share a card (`PARLA_VIRTUAL_GPUS`).
 //! * `stream`, `event`, `completion`: the queue, the points in it, and the one thread that notices them.
+//! * `upstream`: what a stream relies on beyond its own card.
 //! * `shape`: boxes as the driver's copies of one to three dimensions. `staging`: copies from and to memory of the host that is not
 //!   page-locked, through pieces that are. `pinning`: memory of the host that becomes page-locked.
 //!
@@ -23,6 +24,7 @@ mod pinning;
 mod shape;
 mod staging;
 mod stream;
+mod upstream;
 
 use std::sync::Arc;
 

@@ -237,6 +237,8 @@ fn an_illegal_address_is_the_end_of_the_device_and_of_nothing_else() {
             let data = pattern(5000, 1);
             let (stream, there) = (other.stream().unwrap(), other.allocate(5000).unwrap());
             stream.wait(&event).unwrap();
+            let relied = stream.synchronize();
+            lost(relied.expect_err("it relied on the lost one"));
             stream
                 .copy(whole((&host(&data), None), (&there, Some(other))))
                 .unwrap();
@@ -327,5 +329,316 @@ fn without_one_of_the_waits_the_answer_is_wrong() {
     with_driver(test, &[("SKIP_WAIT", "2")], || {
         let (sum, early) = sum_of_a_pipeline();
         assert!(early && sum != 200, "{sum}");
+    });
+}
+
+#[test]
+fn a_copy_reads_what_the_copy_before_it_wrote() {
+    // Memory of the host that is not page-locked, which the driver would read at the call.
+    with_driver("a_copy_reads_what_the_copy_before_it_wrote", &[], || {
+        let gpu = first();
+        let streams = [gpu.stream().unwrap(), gpu.stream().unwrap()];
+        for n in [100, 1 << 20] {
+            let (a, b) = (gpu.allocate(n).unwrap(), gpu.allocate(n).unwrap());
+            let (first, middle) = (pattern(n as usize, 7), host(&vec![0; n as usize]));
+            let there = whole((&host(&first), None), (&a, Some(&gpu)));
+            streams[0].copy(there).unwrap();
+            let (gate, opened) = channel::<()>();
+            let wait = move || opened.recv_timeout(LIMIT).unwrap();
+            streams[0].launch(Box::new(wait), 0).unwrap();
+            streams[0]
+                .copy(whole((&a, Some(&gpu)), (&middle, None)))
+                .unwrap();
+            streams[1].wait(&streams[0].record().unwrap()).unwrap();
+            streams[1]
+                .copy(whole((&middle, None), (&b, Some(&gpu))))
+                .unwrap();
+            assert!(bytes(&middle).iter().all(|&byte| byte == 0));
+            gate.send(()).unwrap();
+            assert!(read(&streams[1], &gpu, &b) == first, "{n} bytes");
+        }
+    });
+}
+
+#[test]
+fn page_locked_memory_is_copied_directly_and_let_go() {
+    with_driver(
+        "page_locked_memory_is_copied_directly_and_let_go",
+        &[],
+        || {
+            let gpu = first();
+            let stream = gpu.stream().unwrap();
+            let n = 4 << 20;
+            let (data, back) = (pattern(n, 5), host(&vec![0; n]));
+            let source = host(&data);
+            let before = live().pinned;
+            for block in [&source, &back] {
+                gpu.pin_host(block);
+                gpu.pin_host(block);
+            }
+            gpu.pin_host(&host(&[0; 100]));
+            eventually("page-locked", || live().pinned == before + 2);
+            let block = gpu.allocate(n as u64).unwrap();
+            stream
+                .copy(whole((&source, None), (&block, Some(&gpu))))
+                .unwrap();
+            stream
+                .copy(whole((&block, Some(&gpu)), (&back, None)))
+                .unwrap();
+            // The copies keep both, and need no other pieces.
+            drop(source);
+            stream.synchronize().unwrap();
+            assert!(bytes(&back) == data);
+            assert!(live().pinned <= before + 2);
+            drop(back);
+            eventually("let go", || live().pinned == before);
+        },
+    );
+}
+
+#[test]
+fn memory_runs_out_with_numbers() {
+    with_driver(
+        "memory_runs_out_with_numbers",
+        &[("MEMORY", "1000000")],
+        || {
+            let options = CudaOptions {
+                memory: vec![900_000],
+                ..CudaOptions::default()
+            };
+            let gpu = gpus(&options).remove(0);
+            let first = gpu.allocate(600_000).unwrap();
+            let refused = |bytes| gpu.allocate(bytes).expect_err("too much").to_string();
+            assert_eq!(
+                refused(300_001),
+                "gpu:0 is out of memory: 300001 bytes requested, 300000 free of 900000"
+            );
+            assert_eq!(
+                refused(u64::MAX),
+                "gpu:0 is out of memory: 18446744073709551615 bytes requested, 300000 free of 900000"
+            );
+            let rest = gpu.allocate(300_000).unwrap();
+            assert_eq!(gpu.memory_used(), 900_000);
+            drop((first, rest));
+            assert_eq!(gpu.memory_used(), 0);
+            // All of it again, again and again: what is freed is waited for.
+            for _ in 0..100 {
+                drop(gpu.allocate(900_000).unwrap());
+            }
+        },
+    );
+}
+
+#[test]
+fn the_driver_refuses_memory() {
+    let fake = [("FAIL", "alloc:2,alloc:3")];
+    with_driver("the_driver_refuses_memory", &fake, || {
+        let gpu = first();
+        let block = gpu.allocate(1 << 20).unwrap();
+        // It is asked twice.
+        let error = gpu.allocate(5).expect_err("refused");
+        let (free, total) = ((1 << 30) - (1 << 20), 1 << 30);
+        let expected = format!("gpu:0 is out of memory: 5 bytes requested, {free} free of {total}");
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(gpu.memory_used(), 1 << 20);
+        drop(gpu.allocate(5).unwrap());
+        drop(block);
+    });
+}
+
+#[test]
+fn a_refused_copy_is_an_error_and_no_more() {
+    let fake = [("FAIL", "copy:1,launch:1")];
+    with_driver("a_refused_copy_is_an_error_and_no_more", &fake, || {
+        let gpu = first();
+        let stream = gpu.stream().unwrap();
+        let (a, b) = (gpu.allocate(100).unwrap(), gpu.allocate(100).unwrap());
+        let copy = || whole((&a, Some(&gpu)), (&b, Some(&gpu)));
+        let error = stream.copy(copy()).expect_err("refused").to_string();
+        assert_eq!(
+            error,
+            "gpu:0: cuMemcpyDtoDAsync failed: CUDA_ERROR_INVALID_VALUE (invalid argument)"
+        );
+        let error = stream.launch(Box::new(|| panic!("refused")), 0);
+        let error = error.expect_err("refused").to_string();
+        assert!(error.contains("cuLaunchHostFunc failed"), "{error}");
+        stream.copy(copy()).unwrap();
+        stream.synchronize().unwrap();
+        assert!(gpu.failure().is_none());
+    });
+}
+
+#[test]
+fn a_copy_of_an_illegal_address_loses_the_device() {
+    let fake = [("FAIL", "copy:3=illegal"), ("DEVICES", "1")];
+    with_driver(
+        "a_copy_of_an_illegal_address_loses_the_device",
+        &fake,
+        || {
+            let gpu = first();
+            let stream = gpu.stream().unwrap();
+            let source = host(&pattern(3 << 20, 1));
+            let block = gpu.allocate(3 << 20).unwrap();
+            let copied = stream.copy(whole((&source, None), (&block, Some(&gpu))));
+            let end = copied.and_then(|()| stream.synchronize());
+            assert!(matches!(end, Err(DeviceError::Lost { .. })), "{end:?}");
+            drop((stream, block));
+            eventually("what the copy kept is let go", || {
+                Arc::strong_count(&source) == 1
+            });
+            assert_eq!(gpu.memory_used(), 0);
+        },
+    );
+}
+
+#[test]
+fn nothing_is_left_after_many_copies_and_events() {
+    let fake = [("DELAY_US", "0"), ("DEVICES", "2")];
+    with_driver(
+        "nothing_is_left_after_many_copies_and_events",
+        &fake,
+        || {
+            let options = CudaOptions {
+                virtual_gpus: Some(3),
+                ..CudaOptions::default()
+            };
+            let devices = gpus(&options);
+            let mut highest = None;
+            for round in 0..10_000_usize {
+                let (here, there) = (&devices[round % 3], &devices[(round + 1) % 3]);
+                let stream = here.stream().unwrap();
+                let block = here.allocate(500).unwrap();
+                let other = there.allocate(500).unwrap();
+                stream
+                    .copy(whole((&host(&[1; 500]), None), (&block, Some(here))))
+                    .unwrap();
+                stream
+                    .copy(whole((&block, Some(here)), (&other, Some(there))))
+                    .unwrap();
+                let event = stream.record().unwrap();
+                event.on_done(Box::new(|result| result.unwrap()));
+                if round % 100 == 99 {
+                    event.synchronize().unwrap();
+                }
+                if round == 1000 {
+                    highest = Some(live());
+                }
+            }
+            eventually("memory given back", || {
+                devices.iter().all(|device| device.memory_used() == 0)
+            });
+            let (then, now) = (highest.unwrap(), live());
+            // Pools grow while there is more outstanding than ever before; by no means with the number of copies.
+            assert!(
+                now.streams <= 200 && now.events <= then.events + 500,
+                "{then:?} {now:?}"
+            );
+            assert_eq!(now.contexts, 2);
+            drop(devices);
+            let nothing = driver::Live {
+                streams: 0,
+                events: 0,
+                allocations: 0,
+                pinned: 0,
+                contexts: 0,
+            };
+            eventually("everything given back", || live() == nothing);
+        },
+    );
+}
+
+#[test]
+fn several_gpus_share_a_card() {
+    with_driver("several_gpus_share_a_card", &[("DEVICES", "1")], || {
+        let options = CudaOptions {
+            virtual_gpus: Some(4),
+            ..CudaOptions::default()
+        };
+        let devices = gpus(&options);
+        let names: Vec<&str> = devices.iter().map(|device| device.name()).collect();
+        assert_eq!(names, ["gpu:0", "gpu:1", "gpu:2", "gpu:3"]);
+        assert!(devices.iter().all(|device| device.ordinal() == Some(0)));
+        let capacity: u64 = devices.iter().map(|device| device.memory_capacity()).sum();
+        assert_eq!(capacity, 1 << 29);
+        // Each has a budget and copies of its own.
+        let data = pattern(1000, 1);
+        let blocks: Vec<_> = devices
+            .iter()
+            .map(|gpu| gpu.allocate(1000).unwrap())
+            .collect();
+        let mut addresses: Vec<_> = blocks.iter().map(|block| block.address()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        assert_eq!(addresses.len(), 4);
+        let stream = devices[0].stream().unwrap();
+        stream
+            .copy(whole((&host(&data), None), (&blocks[0], Some(&devices[0]))))
+            .unwrap();
+        for i in 1..4 {
+            let before = devices[i - 1].stream().unwrap();
+            before.wait(&stream.record().unwrap()).unwrap();
+            let (from, to) = (
+                (&blocks[i - 1], Some(&devices[i - 1])),
+                (&blocks[i], Some(&devices[i])),
+            );
+            before.copy(whole(from, to)).unwrap();
+            stream.wait(&before.record().unwrap()).unwrap();
+        }
+        assert!(read(&stream, &devices[3], &blocks[3]) == data);
+        // More is asked for than a card has: nobody gets more than a share.
+        let options = CudaOptions {
+            memory: vec![1 << 40],
+            ..options
+        };
+        assert!(
+            gpus(&options)
+                .iter()
+                .all(|gpu| gpu.memory_capacity() == 1 << 28)
+        );
+        // Lost together.
+        driver::crash(stream.raw().unwrap());
+        stream.synchronize().expect_err("crashed");
+        let text = devices[2].failure().expect("the same card").to_string();
+        assert!(text.starts_with("gpu:2 is lost"), "{text}");
+    });
+}
+
+#[test]
+fn cards_that_do_not_reach_each_other_copy_too() {
+    let fake = [("DEVICES", "2"), ("PEER", "0")];
+    with_driver("cards_that_do_not_reach_each_other_copy_too", &fake, || {
+        let devices = gpus(&CudaOptions::default());
+        let data = pattern(10_000, 1);
+        let (a, b) = (
+            devices[0].allocate(10_000).unwrap(),
+            devices[1].allocate(10_000).unwrap(),
+        );
+        let (first, second) = (devices[0].stream().unwrap(), devices[1].stream().unwrap());
+        first
+            .copy(whole((&host(&data), None), (&a, Some(&devices[0]))))
+            .unwrap();
+        second.wait(&first.record().unwrap()).unwrap();
+        second
+            .copy(whole((&a, Some(&devices[0])), (&b, Some(&devices[1]))))
+            .unwrap();
+        assert!(read(&second, &devices[1], &b) == data);
+    });
+}
+
+#[test]
+fn a_process_with_a_lost_device_and_work_left_exits() {
+    let test = "a_process_with_a_lost_device_and_work_left_exits";
+    with_driver(test, &[], || {
+        let devices = gpus(&CudaOptions::default());
+        for gpu in &devices {
+            let stream = gpu.stream().unwrap();
+            let block = gpu.allocate(1 << 20).unwrap();
+            driver::crash(stream.raw().unwrap());
+            for _ in 0..100 {
+                // Some are refused: the device may be lost already.
+                let _ = stream.copy(whole((&block, Some(gpu)), (&host(&vec![0; 1 << 20]), None)));
+            }
+            std::mem::forget(stream);
+        }
     });
 }

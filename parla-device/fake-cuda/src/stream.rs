@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parla_core::lock::{Condvar, Mutex};
 
@@ -13,6 +13,9 @@ use crate::config::config;
 use crate::copies::Rows;
 use crate::memory::Device;
 use crate::status;
+
+/// How often those who wait look whether their device is lost.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// A point in a stream, recorded any number of times.
 pub(crate) struct Event {
@@ -83,8 +86,8 @@ impl Event {
 
     pub(crate) fn wait(&self, time: u64) {
         let mut done = self.done.lock();
-        while *done < time {
-            self.changed.wait(&mut done);
+        while *done < time && self.device.check().is_ok() {
+            self.changed.wait_until(&mut done, Instant::now() + LOOK);
         }
     }
 
@@ -151,8 +154,8 @@ impl Stream {
 
     pub(crate) fn synchronize(&self) {
         let mut queue = self.queue.lock();
-        while queue.outstanding > 0 {
-            self.changed.wait(&mut queue);
+        while queue.outstanding > 0 && self.device.check().is_ok() {
+            self.changed.wait_until(&mut queue, Instant::now() + LOOK);
         }
     }
 

@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::completion::{Then, when_done};
 use super::device::Logical;
 use super::driver::{Handle, check};
+use super::physical::Physical;
+use super::upstream::{History, Upstream, Upstreams};
 use crate::DeviceError;
 use crate::backend::{Callback, Event};
 
@@ -17,8 +19,10 @@ pub(super) struct CudaEvent {
     stream: Handle,
     /// Later ones on the same stream have higher numbers.
     number: u64,
-    /// Once it is known to be done; whether the device is lost is asked elsewhere.
-    done: OnceLock<()>,
+    history: Arc<History>,
+    upstreams: Upstreams,
+    /// How it ended, once that is known; what is true of the whole device is asked of that.
+    end: OnceLock<Result<(), DeviceError>>,
     this: Weak<Self>,
 }
 
@@ -37,9 +41,10 @@ impl CudaEvent {
     pub(super) fn record(
         device: &Arc<Logical>,
         stream: Handle,
-        number: u64,
+        history: &Arc<History>,
     ) -> Result<Arc<Self>, DeviceError> {
         let card = &device.card;
+        let (number, upstreams) = history.next_event();
         let raw = card.take_event().map_err(|failure| device.error(failure))?;
         if let Err(failure) = card.record(raw, stream) {
             card.put_event(raw);
@@ -50,7 +55,9 @@ impl CudaEvent {
             raw,
             stream,
             number,
-            done: OnceLock::new(),
+            history: Arc::clone(history),
+            upstreams,
+            end: OnceLock::new(),
             this: Weak::clone(this),
         }))
     }
@@ -67,21 +74,42 @@ impl CudaEvent {
     pub(super) fn number(&self) -> u64 {
         self.number
     }
+
+    /// What a stream that waits for this relies on, if it is of another card.
+    pub(super) fn as_upstream(&self) -> Upstream {
+        Upstream::Card(
+            Arc::clone(&self.device.card),
+            self.device.name.as_str().into(),
+        )
+    }
+
+    /// Whether it is an event of this card.
+    pub(super) fn is_of(&self, card: &Arc<Physical>) -> bool {
+        Arc::ptr_eq(&self.device.card, card)
+    }
+
+    /// The driver says that it is done: well, if everything is well that it relied on.
+    fn ended(&self) -> Result<(), DeviceError> {
+        let end = self.end.get_or_init(|| {
+            self.history.ended(self.number);
+            self.upstreams
+                .iter()
+                .find_map(Upstream::failure)
+                .map_or(Ok(()), Err)
+        });
+        end.clone()
+    }
 }
 
 impl Event for CudaEvent {
     fn is_done(&self) -> Result<bool, DeviceError> {
-        if self.done.get().is_some() {
-            return Ok(true);
+        if let Some(end) = self.end.get() {
+            return end.clone().map(|()| true);
         }
         self.device.check()?;
         match self.device.card.query_event(self.raw) {
-            Ok(done) => {
-                if done {
-                    let _ = self.done.set(());
-                }
-                Ok(done)
-            }
+            Ok(false) => Ok(false),
+            Ok(true) => self.ended().map(|()| true),
             Err(failure) => {
                 // What an event tells is what went wrong on the device.
                 self.device.card.lose(failure);
@@ -100,8 +128,7 @@ impl Event for CudaEvent {
             self.device.card.lose(failure);
             self.device.error(failure)
         })?;
-        let _ = self.done.set(());
-        Ok(())
+        self.ended()
     }
 
     fn on_done(&self, callback: Callback) {

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::sys::{CUDA_MEMCPY3D, CUDA_MEMCPY3D_PEER, CUmemorytype};
 use parla_core::lock::Mutex;
@@ -19,6 +19,7 @@ use super::physical::Physical;
 use super::pinning;
 use super::shape::{End, Rows, Shape};
 use super::staging;
+use super::upstream::{History, Upstream};
 use crate::DeviceError;
 use crate::backend::{Block, Copy, Event, Place, Stream};
 
@@ -33,8 +34,7 @@ pub(super) struct CudaStream {
     raw: Handle,
     /// A second one, on which the host packs and unpacks pieces while the first copies.
     side: OnceLock<Result<Handle, Failure>>,
-    /// Held while something is enqueued that must stay together, and counts events.
-    number: AtomicU64,
+    history: Arc<History>,
 }
 
 impl Debug for CudaStream {
@@ -68,7 +68,7 @@ impl CudaStream {
             device: Arc::clone(device),
             raw,
             side: OnceLock::new(),
-            number: AtomicU64::new(0),
+            history: Arc::default(),
         })
     }
 
@@ -95,8 +95,7 @@ impl CudaStream {
             .card()
             .enter()
             .map_err(|failure| self.device.error(failure))?;
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
-        CudaEvent::record(&self.device, self.raw, number)
+        CudaEvent::record(&self.device, self.raw, &self.history)
     }
 
     /// Keeps something until everything enqueued so far is done; for ever, rather than too short, when the driver refuses events.
@@ -222,6 +221,29 @@ impl CudaStream {
         }
     }
 
+    /// Copies from or to another card end badly when that is lost; an error if it is.
+    fn rely_on_place(&self, place: &Place) -> Result<(), DeviceError> {
+        let Where::Card(card) = self.place(place) else {
+            return Ok(());
+        };
+        if Arc::ptr_eq(&card, self.card()) {
+            return Ok(());
+        }
+        let index = place.device.map_or(0, |(_, index)| index);
+        let upstream = Upstream::Card(card, format!("{ARCHITECTURE}:{index}").into());
+        if let Some(lost) = upstream.failure() {
+            return Err(lost);
+        }
+        self.history.rely_on(upstream);
+        Ok(())
+    }
+
+    /// Events from now on end with this error, until one did.
+    fn rely_on_failure(&self, error: DeviceError) {
+        self.history
+            .rely_on(Upstream::Event(Arc::new(OnceLock::from(error))));
+    }
+
     /// Lets the stream wait for an event of another backend, through a word that its callback sets.
     fn wait_for_foreign(&self, event: &Arc<dyn Event>) -> Result<(), DeviceError> {
         let card = self.card();
@@ -241,11 +263,20 @@ impl CudaStream {
         })?;
         let Some(word) = waiting else {
             // The driver cannot: the only way left is to wait here.
-            let _ = event.synchronize();
+            if let Err(error) = event.synchronize() {
+                self.rely_on_failure(error);
+            }
             return Ok(());
         };
         let seen = Arc::clone(&word);
-        event.on_done(Box::new(move |_| seen.set(DONE)));
+        let ended = Arc::new(OnceLock::new());
+        self.history.rely_on(Upstream::Event(Arc::clone(&ended)));
+        event.on_done(Box::new(move |result| {
+            if let Err(error) = result {
+                let _ = ended.set(error);
+            }
+            seen.set(DONE);
+        }));
         self.keep(word)
     }
 }
@@ -285,6 +316,9 @@ impl Stream for CudaStream {
             return Ok(());
         };
         let ends = (self.place(&copy.source), self.place(&copy.destination));
+        for place in [&copy.source, &copy.destination] {
+            self.rely_on_place(place)?;
+        }
         let most_pitch = self.card().max_pitch;
         let mut kept = Kept {
             jobs: staging::Jobs::default(),
@@ -345,13 +379,20 @@ impl Stream for CudaStream {
 
     fn wait(&self, event: &Arc<dyn Event>) -> Result<(), DeviceError> {
         self.device.check()?;
-        // Done, or failed with its own device: there is nothing to wait for.
-        if !matches!(event.is_done(), Ok(false)) {
-            return Ok(());
+        match event.is_done() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => {
+                self.rely_on_failure(error);
+                return Ok(());
+            }
         }
         let Some(ours) = event.as_any().downcast_ref::<CudaEvent>() else {
             return self.wait_for_foreign(event);
         };
+        if !ours.is_of(self.card()) {
+            self.history.rely_on(ours.as_upstream());
+        }
         self.with_context(|_| self.card().wait(self.raw, ours.raw()))
     }
 

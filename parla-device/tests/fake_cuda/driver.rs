@@ -3,16 +3,18 @@
 use std::env;
 use std::ffi::{CStr, c_void};
 use std::fs;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 const INSIDE: &str = "PARLA_FAKE_CUDA_TEST";
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A directory in which loaders find our driver under the names that they look for.
-fn directory() -> PathBuf {
+pub(crate) fn directory() -> PathBuf {
     let program = env::current_exe().expect("a test knows its program");
     let library = program.with_file_name("libparla_fake_cuda.so");
     assert!(
@@ -51,11 +53,25 @@ pub(crate) fn with_library(
         body();
         return;
     }
+    let (status, text) = run_alone(test, library.unwrap_or_default(), fake);
+    assert!(status.success(), "{test}: {status}\n{text}");
+    assert!(
+        text.contains("1 passed"),
+        "{test} is not a test of this program: {text}"
+    );
+}
+
+/// Runs one test in a new process; how it ended, and what it wrote.
+pub(crate) fn run_alone(
+    test: &str,
+    library: PathBuf,
+    fake: &[(&str, &str)],
+) -> (ExitStatus, String) {
     let mut command = Command::new(env::current_exe().expect("a test knows its program"));
     command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, test);
-    command.env("LD_LIBRARY_PATH", library.unwrap_or_default());
+        .env(INSIDE, test)
+        .env("LD_LIBRARY_PATH", library);
     for (name, value) in fake {
         command.env(format!("FAKE_CUDA_{name}"), value);
     }
@@ -64,40 +80,30 @@ pub(crate) fn with_library(
         .stderr(Stdio::piped())
         .spawn()
         .expect("a test starts");
-    let (mut out, mut err) = (
-        child.stdout.take().expect("piped"),
-        child.stderr.take().expect("piped"),
-    );
-    let read_err = std::thread::spawn(move || {
-        let mut text = String::new();
-        let _ = err.read_to_string(&mut text);
-        text
-    });
-    let (sender, ended) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let mut text = String::new();
-        let _ = out.read_to_string(&mut text);
-        let _ = sender.send(text);
-    });
-    let began = Instant::now();
-    let Ok(text) = ended.recv_timeout(LIMIT) else {
-        child.kill().expect("our own child");
-        panic!(
-            "{test}: still running after {LIMIT:?}: {}",
-            read_err.join().expect("reading does not panic")
-        );
-    };
-    let status = child.wait().expect("our own child");
-    let errors = read_err.join().expect("reading does not panic");
-    assert!(
-        status.success(),
-        "{test}: {status} after {:?}\n{text}\n{errors}",
-        began.elapsed()
-    );
-    assert!(
-        text.contains("1 passed"),
-        "{test} is not a test of this program: {text}"
-    );
+    let (sender, ended) = channel();
+    let streams: [Box<dyn Read + Send>; 2] = [
+        Box::new(child.stdout.take().expect("piped")),
+        Box::new(child.stderr.take().expect("piped")),
+    ];
+    for mut stream in streams {
+        let sender = sender.clone();
+        thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stream.read_to_end(&mut text);
+            let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
+        });
+    }
+    let deadline = Instant::now() + LIMIT;
+    let mut written = String::new();
+    for _ in 0..2 {
+        let Ok(text) = ended.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        else {
+            child.kill().expect("our own child");
+            panic!("{test}: still running after {LIMIT:?}\n{written}");
+        };
+        written.push_str(&text);
+    }
+    (child.wait().expect("our own child"), written)
 }
 
 /// A function of the driver.
