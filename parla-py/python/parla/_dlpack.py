@@ -12,10 +12,15 @@ _CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}
 
 class _Device(ctypes.Structure):
     _fields_ = [("kind", ctypes.c_int32), ("index", ctypes.c_int32)]
+    kind: Any
+    index: Any
 
 
 class _Type(ctypes.Structure):
     _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
+    code: Any
+    bits: Any
+    lanes: Any
 
 
 class _Tensor(ctypes.Structure):
@@ -28,10 +33,20 @@ class _Tensor(ctypes.Structure):
         ("strides", ctypes.POINTER(ctypes.c_int64)),
         ("byte_offset", ctypes.c_uint64),
     ]
+    data: Any
+    device: Any
+    ndim: Any
+    dtype: Any
+    shape: Any
+    strides: Any
+    byte_offset: Any
 
 
 class _Managed(ctypes.Structure):
     _fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
+    tensor: Any
+    context: Any
+    deleter: Any
 
 
 class _Versioned(ctypes.Structure):
@@ -43,6 +58,12 @@ class _Versioned(ctypes.Structure):
         ("flags", ctypes.c_uint64),
         ("tensor", _Tensor),
     ]
+    major: Any
+    minor: Any
+    context: Any
+    deleter: Any
+    flags: Any
+    tensor: Any
 
 
 _NAME = b"dltensor"

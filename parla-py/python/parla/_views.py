@@ -31,7 +31,7 @@ def is_basic(key: tuple[Any, ...]) -> bool:
     for part in key:
         kind = type(part)
         if kind is not int and kind is not slice and part is not None and part is not Ellipsis:
-            if kind is bool or not hasattr(kind, "__index__") or getattr(part, "ndim", 0):
+            if kind is bool or not hasattr(kind, "__index__") or getattr(part, "ndim", None):
                 return False
             if hasattr(part, "dtype") and part.dtype.kind == "b":
                 return False

@@ -54,7 +54,7 @@ def get_array_module(a: object) -> ModuleType:
     if remote:
         _wrap(a, "a")
     if _offers(a, "__array_namespace__"):
-        named: ModuleType = a.__array_namespace__()
+        named: ModuleType = a.__array_namespace__()  # type: ignore[attr-defined]
         return named
     if remote:
         raise TypeError(f"a: no module with NumPy's interface is known for {type(a).__name__}; install CuPy")

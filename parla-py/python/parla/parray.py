@@ -15,46 +15,22 @@ again. NumPy is imported when the first array is made.
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
-from parla import _native, _reach, _views
+from parla import _dispatch, _native, _reach, _views
+from parla._dispatch import localize
 from parla._operators import ArrayOperators
+from parla._roots import Root, checked, root_of, to_numpy
 
 if TYPE_CHECKING:
     from parla.device import Device
 
 __all__ = ["PArray", "array", "asarray", "asarray_batch"]
 
-_NEW_NAMES = itertools.count()
 # Methods of NumPy's arrays that change the array; the others only read it.
 _CHANGING = frozenset({"fill", "sort", "partition", "put", "setfield", "itemset", "byteswap"})
-
-
-class _Root:
-    """A whole array: the host's buffer and the native array over it."""
-
-    __slots__ = ("__weakref__", "dtype", "host", "name", "native", "operand", "shape", "writable")
-
-    def __init__(self, host: Any, name: str | None) -> None:
-        self.host = host
-        self.name = f"array_{next(_NEW_NAMES)}" if name is None else name
-        self.writable = bool(host.flags.writeable) and not _may_overlap_itself(host)
-        if not self.writable and host.flags.writeable:
-            host = host.view()
-            host.flags.writeable = False
-            self.host = host
-        self.native = _native.Array(host, self.name)
-        self.shape: tuple[int, ...] = host.shape
-        self.dtype = host.dtype
-        self.operand = (self.native, tuple((0, n) for n in host.shape), True)
-
-
-#: The arrays by the buffer that they stand for, so that the same buffer is the same array.
-_roots: WeakValueDictionary[tuple[Any, ...], _Root] = WeakValueDictionary()
 
 
 class PArray(ArrayOperators):
@@ -74,7 +50,7 @@ class PArray(ArrayOperators):
 
     __slots__ = ("__weakref__", "_axes", "_base", "_operand", "_picked", "_root", "_shown", "dtype", "shape")
 
-    _root: _Root
+    _root: Root
     _axes: tuple[_views.Axis, ...] | None
     """What it takes from each axis of the whole array. None: the box of its operand as it is."""
     _shown: tuple[int, ...]
@@ -99,9 +75,9 @@ class PArray(ArrayOperators):
 
         if not isinstance(array, numpy.ndarray):
             raise TypeError(f"PArray wraps NumPy arrays, not {type(array).__name__}; parla.asarray takes more")
-        self._become(_root_of(array, name))
+        self._become(root_of(array, name))
 
-    def _become(self, root: _Root) -> None:
+    def _become(self, root: Root) -> None:
         self._root = root
         self._axes = None
         self._picked = None
@@ -337,7 +313,7 @@ class PArray(ArrayOperators):
                 f"a view of shape {self.shape} and type {self.dtype} can't be updated to shape {tuple(value.shape)} "
                 f"and type {value.dtype}; update the whole array"
             )
-        self._become(_Root(_checked(_to_numpy(value, copy=True)), self._root.name))
+        self._become(Root(checked(to_numpy(value, copy=True)), self._root.name))
 
     def get(self, device: Device | int | None = None) -> Any:
         """A copy of the contents in the memory of `device` (None: the host's, as a NumPy array).
@@ -389,7 +365,7 @@ class PArray(ArrayOperators):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """The local contents for NumPy: read-only unless copied; from CUDA GPUs they are copied."""
-        local = _to_numpy(self._read(), copy=bool(copy))
+        local = to_numpy(self._read(), copy=bool(copy))
         if dtype is not None and local.dtype != dtype:
             if copy is False:
                 raise ValueError(f"a PArray of {local.dtype} can't be a NumPy array of {dtype} without a copy")
@@ -397,46 +373,10 @@ class PArray(ArrayOperators):
         return local
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        outputs = options.get("out", ())
-        writes = ufunc if method == "at" else None
-        for other in (*inputs, *outputs):
-            if _declines(other):
-                return NotImplemented
-        if writes is not None and isinstance(inputs[0], PArray):
-            target, *rest = inputs
-            writes.at(target._reach("update"), *[_localize(value) for value in rest], **options)
-            return None
-        values = [_localize(value) for value in inputs]
-        if outputs:
-            scattered = [o for o in outputs if isinstance(o, PArray) and o._picked is not None]
-            if not scattered:
-                access = "write" if options.get("where", True) is True else "update"
-                options["out"] = tuple(o._reach(access) if isinstance(o, PArray) else o for o in outputs)
-            else:
-                options["out"] = tuple(o._read().copy() if isinstance(o, PArray) else o for o in outputs)
-        if "where" in options:
-            options["where"] = _localize(options["where"])
-        result = getattr(ufunc, method)(*values, **options)
-        if not outputs:
-            return result
-        for output, written in zip(outputs, options["out"]):
-            if isinstance(output, PArray) and output._picked is not None:
-                output[...] = written
-        given = result if isinstance(result, tuple) else (result,)
-        given = tuple(o if isinstance(o, PArray) else g for o, g in zip(outputs, given))
-        return given if isinstance(result, tuple) else given[0]
+        return _dispatch.call_ufunc(ufunc, method, inputs, options)
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        out = options.get("out")
-        local = {key: _localize(value) for key, value in options.items() if key != "out"}
-        if out is not None:
-            local["out"] = out.array if isinstance(out, PArray) else out
-        if getattr(function, "__name__", "") in ("copyto", "put", "place", "putmask", "fill_diagonal"):
-            target = arguments[0] if arguments else None
-            if isinstance(target, PArray):
-                arguments = (target._reach("update"), *arguments[1:])
-        result = function(*[_localize(value) for value in arguments], **local)
-        return out if out is not None else result
+        return _dispatch.call_function(function, arguments, options)
 
     def __getattr__(self, name: str) -> Any:
         """The methods and properties of NumPy's arrays, of the local contents."""
@@ -450,7 +390,7 @@ class PArray(ArrayOperators):
 
         def method(*arguments: Any, **options: Any) -> Any:
             local = self._reach("update") if name in _CHANGING and self._picked is None else self._read()
-            return getattr(local, name)(*_localize(arguments), **_localize(options))
+            return getattr(local, name)(*localize(arguments), **localize(options))
 
         method.__name__ = name
         return method
@@ -473,24 +413,24 @@ class PArray(ArrayOperators):
         return (self[i] for i in range(self.shape[0]))
 
     def __contains__(self, value: Any) -> bool:
-        return bool(_localize(value) in self._read())
+        return bool(localize(value) in self._read())
 
     def __bool__(self) -> bool:
-        return bool(_to_numpy(self._read()))
+        return bool(to_numpy(self._read()))
 
     def __int__(self) -> int:
-        return int(_to_numpy(self._read()))
+        return int(to_numpy(self._read()))
 
     def __float__(self) -> float:
-        return float(_to_numpy(self._read()))
+        return float(to_numpy(self._read()))
 
     def __complex__(self) -> complex:
-        return complex(_to_numpy(self._read()))
+        return complex(to_numpy(self._read()))
 
     def __index__(self) -> int:
         if self.shape:
             raise TypeError("only integer scalar arrays can be converted to a scalar index")
-        value = _to_numpy(self._read())[()]
+        value = to_numpy(self._read())[()]
         return value.__index__()  # type: ignore[no-any-return]
 
     # Other libraries.
@@ -519,7 +459,7 @@ class PArray(ArrayOperators):
         return array(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (_to_numpy(self._read(), copy=True), self.name)
+        return _unpickle, (to_numpy(self._read(), copy=True), self.name)
 
     def __repr__(self) -> str:
         part = "" if self._operand is self._root.operand else f" in {_show_box(self._operand[1])}"
@@ -527,10 +467,10 @@ class PArray(ArrayOperators):
 
     def __str__(self) -> str:
         """The contents, as NumPy writes them."""
-        return str(_to_numpy(self._read()))
+        return str(to_numpy(self._read()))
 
     def __format__(self, spec: str) -> str:
-        return format(_to_numpy(self._read())[()] if not self.shape else str(self), spec)
+        return format(to_numpy(self._read())[()] if not self.shape else str(self), spec)
 
 
 _new = PArray.__new__
@@ -573,17 +513,17 @@ def array(
         raise TypeError(
             "a masked array can't be a PArray: its mask would be lost; make one of its data and one of its mask"
         )
-    host = _to_numpy(object)
+    host = to_numpy(object)
     if copy:
-        host = numpy.array(host, dtype=dtype, order=order, ndmin=ndmin)
+        host = numpy.array(host, dtype=dtype, order=order, ndmin=ndmin)  # type: ignore[call-overload]
     else:
-        host = numpy.asarray(host, dtype=dtype, order=None if order == "K" else order)  # type: ignore[call-overload]
+        host = numpy.asarray(host, dtype=dtype, order=None if order == "K" else order)  # type: ignore[arg-type]
         if host.ndim < ndmin:
             host = host[(None,) * (ndmin - host.ndim) + (...,)]
         if _reach.is_borrowed(host):
             host = host.copy()
     result = _new(PArray)
-    result._become(_root_of(host, name))
+    result._become(root_of(host, name))
     return result
 
 
@@ -629,75 +569,6 @@ def _batch(value: Any) -> Any:
     if is_array(value):
         return asarray(value)
     raise TypeError(f"asarray_batch takes arrays and collections of arrays, not {type(value).__name__}")
-
-
-def _root_of(host: Any, name: str | None) -> _Root:
-    host = _checked(host)
-    # Without strides of axes that don't matter: NumPy puts anything there.
-    strides = tuple(stride if n > 1 else 0 for n, stride in zip(host.shape, host.strides))
-    key = (host.__array_interface__["data"], host.shape, strides, host.dtype)
-    root = _roots.get(key) if host.nbytes else None
-    if root is None or root.dtype != host.dtype:
-        root = _Root(host, name)
-        if host.nbytes:
-            _roots[key] = root
-    return root
-
-
-def _checked(host: Any) -> Any:
-    """A NumPy array whose elements are bytes and nothing else.
-
-    Raises:
-        TypeError: they aren't; the text names the type.
-    """
-    import numpy
-
-    if host.dtype.hasobject or not isinstance(host.dtype, numpy.dtype) or host.dtype.kind not in "?biufcmMSUVO":
-        raise TypeError(
-            f"an array of {host.dtype} can't be a PArray: its elements are references to Python objects, which can't be "
-            "moved to another memory"
-        )
-    return host if type(host) is numpy.ndarray else numpy.asarray(host)
-
-
-def _may_overlap_itself(host: Any) -> bool:
-    """Whether two elements may be at the same place, as in broadcast arrays and sliding windows."""
-    if host.flags.forc or host.size == 0:
-        return False
-    reached = int(host.dtype.itemsize)
-    for stride, n in sorted((abs(stride), n) for n, stride in zip(host.shape, host.strides) if n > 1):
-        if stride < reached:
-            return True
-        reached = stride * n
-    return False
-
-
-def _to_numpy(value: Any, copy: bool = False) -> Any:
-    """A NumPy array of what another library, or NumPy itself, made."""
-    import numpy
-    from parla import array as arrays
-
-    if not isinstance(value, numpy.ndarray):
-        if arrays.is_array(value) and not isinstance(value, PArray):
-            value = arrays.asnumpy(value)
-        else:
-            return numpy.asarray(value)
-    return value.copy(order="K") if copy else value
-
-
-def _localize(value: Any) -> Any:
-    """The value with every PArray in it replaced by its local contents."""
-    if isinstance(value, PArray):
-        return value._read()
-    if type(value) in (list, tuple):
-        return type(value)(map(_localize, value))
-    if type(value) is dict:
-        return {key: _localize(item) for key, item in value.items()}
-    return value
-
-
-def _declines(value: Any) -> bool:
-    return getattr(type(value), "__array_ufunc__", _declines) is None
 
 
 def _has_names(key: Any) -> bool:

@@ -43,7 +43,7 @@ class GraphProperties:
             ValueError: the matrix isn't square.
         """
         import numpy
-        from scipy import sparse
+        from scipy import sparse  # type: ignore[import-untyped]
 
         if A.ndim != 2 or A.shape[0] != A.shape[1]:
             raise ValueError(f"the edges of a graph are a square matrix, not one of shape {A.shape}")
