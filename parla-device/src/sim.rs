@@ -47,6 +47,9 @@ pub struct SimOptions {
     pub timed: bool,
     /// What is to go wrong, each with the index of its device.
     pub faults: Vec<(u32, Fault)>,
+    /// Whether bodies only enqueue launches and copies on their streams, as on real GPUs, and never touch arrays themselves: then tasks
+    /// run ahead of the devices. For tests of that.
+    pub stream_ordered: bool,
 }
 
 impl SimOptions {
@@ -61,6 +64,7 @@ impl SimOptions {
             links: SimLinks::default(),
             timed: true,
             faults: Vec::new(),
+            stream_ordered: false,
         }
     }
 
@@ -108,6 +112,7 @@ struct World {
     n_devices: u32,
     links: SimLinks,
     timed: bool,
+    stream_ordered: bool,
 }
 
 impl SimBackend {
@@ -133,6 +138,7 @@ impl SimBackend {
             n_devices: n_devices as u32,
             links: options.links.clone(),
             timed: options.timed,
+            stream_ordered: options.stream_ordered,
         });
         let device = |(index, &capacity): (u32, &u64)| {
             let name = name(index as usize);
@@ -220,7 +226,7 @@ impl Device for SimDevice {
     }
 
     fn stream_ordered(&self) -> bool {
-        false
+        self.core.world.stream_ordered
     }
 
     fn allocate(&self, bytes: u64) -> Result<Arc<Block>, DeviceError> {

@@ -1,6 +1,7 @@
 //! The runtime: workers, the tasks they have to do, how it begins and ends.
 
 mod actors;
+mod ahead;
 mod config;
 mod places;
 mod shared;

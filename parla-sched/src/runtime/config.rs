@@ -19,6 +19,15 @@ pub struct Placement {
     pub depth: usize,
 }
 
+impl Placement {
+    /// Whether there are devices whose tasks can run ahead.
+    pub(super) fn is_stream_ordered(&self) -> bool {
+        let machine = self.store.machine();
+        let mut devices = machine.model().device_ids();
+        devices.any(|device| machine.device(device).stream_ordered())
+    }
+}
+
 /// How to set up a [`Runtime`](super::Runtime).
 pub struct Options {
     /// Worker threads that run bodies at the same time, at least 1.

@@ -22,8 +22,9 @@ use std::time::Instant;
 use parla_core::lock::Mutex;
 use parla_core::{Attrs, Claim, DeviceId, MachineModel, Ready, TaskId, TraceEvent};
 use parla_data::{DataError, Ended, Operand, Staged, Store};
-use parla_device::{DeviceError, Event};
+use parla_device::{DeviceError, Event, Stream};
 use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
 
 use super::config::{DeviceStats, Placement, PlacingError};
 use super::shared::Shared;
@@ -295,20 +296,37 @@ impl<E: Executor> Shared<E> {
     /// The body of a placed task has returned; it is run a last time when its devices are done.
     pub(super) fn placed_drains(&self, id: TaskId, events: Vec<Arc<dyn Event>>) {
         self.when_done(events, move |shared, error| {
-            let attrs = match shared.places().flights.lock().get_mut(&id) {
-                Some(Flight::Assigned { attrs, drained, .. }) => {
-                    *drained = Some(error.map_or(Ok(()), Err));
-                    *attrs
-                }
-                _ => Attrs {
-                    placed: true,
-                    ..Attrs::default()
-                },
-            };
+            let attrs = shared.note_drained(id, error);
             if let Some(Ready { id, .. }) = shared.graph.resume(id) {
                 shared.queue_admitted(Ready { id, attrs });
             }
         });
+    }
+
+    /// The devices of a task have done what its body gave them. Returns how it is to be queued.
+    pub(super) fn note_drained(&self, id: TaskId, error: Option<DeviceError>) -> Attrs {
+        match self.places().flights.lock().get_mut(&id) {
+            Some(Flight::Assigned { attrs, drained, .. }) => {
+                *drained = Some(error.map_or(Ok(()), Err));
+                *attrs
+            }
+            _ => Attrs {
+                placed: true,
+                ..Attrs::default()
+            },
+        }
+    }
+
+    /// A placed task runs ahead of its devices: its data is newest where it ran once `events` are done, and others may have its compute units.
+    pub(super) fn placed_runs_ahead(&self, id: TaskId, events: &[Arc<dyn Event>]) {
+        let assigned = match self.places().flights.lock().get(&id) {
+            Some(Flight::Assigned { assigned, .. }) => Some(Arc::clone(assigned)),
+            _ => None,
+        };
+        if let Some(assigned) = assigned {
+            assigned.end(Ended::Well(events.to_vec()));
+        }
+        self.tell(News::Suspended(id));
     }
 
     /// It goes on: blocks until it has its compute units back. The caller counts as an actor.
@@ -393,6 +411,14 @@ impl<E: Executor> Shared<E> {
         self.places().store.try_stage(operands, &placed.devices)
     }
 
+    pub(super) fn is_stream_ordered(&self, device: DeviceId) -> bool {
+        self.places()
+            .store
+            .machine()
+            .device(device)
+            .stream_ordered()
+    }
+
     fn on_a_gpu(&self, devices: &[DeviceId]) -> bool {
         let model = self.places().store.machine().model();
         devices.iter().any(|d| model.device(*d).exclusive)
@@ -432,13 +458,17 @@ impl<E: Executor> Shared<E> {
 
     fn assigned(&self, placed: &Placed, staged: Staged) -> Result<Assigned, DeviceError> {
         let machine = self.places().store.machine();
-        let mut streams = smallvec::SmallVec::new();
+        let mut streams: SmallVec<[Option<Arc<dyn Stream>>; 1]> = SmallVec::new();
         for &device in &placed.devices {
             streams.push(if machine.model().device(device).exclusive {
                 Some(machine.device(device).stream()?)
             } else {
                 None
             });
+        }
+        let before = self.ahead.events_before(placed.task);
+        for stream in streams.iter().flatten() {
+            before.iter().try_for_each(|event| stream.wait(event))?;
         }
         Assigned::new(placed, streams, staged)
     }

@@ -8,6 +8,8 @@ use crossbeam_utils::CachePadded;
 use parla_core::lock::Mutex;
 use parla_core::{Claim, Completed, Ready, SlotCache, Spawned, TaskGraph, TaskId, TraceEvent};
 
+use super::ahead::Ahead;
+use super::config::Placement;
 use super::places::Places;
 use super::threads::Threads;
 use super::wait::Waits;
@@ -20,6 +22,7 @@ pub(crate) struct Shared<E: Executor> {
     me: Weak<Self>,
     /// For tasks that a policy places.
     pub(super) places: Option<Places>,
+    pub(super) ahead: Ahead,
     pub(super) graph: TaskGraph<E::Body>,
     pub(super) executor: E,
     /// Ready tasks from threads that are no workers.
@@ -111,6 +114,12 @@ impl<E: Executor> Shared<E> {
     pub(super) fn new(executor: E, seats: Box<[SeatShared]>, options: Options) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
+            ahead: Ahead::new(
+                options
+                    .placement
+                    .as_ref()
+                    .is_some_and(Placement::is_stream_ordered),
+            ),
             places: options.placement.map(Places::new),
             graph: TaskGraph::new(),
             executor,
@@ -222,6 +231,9 @@ impl<E: Executor> Shared<E> {
                 trace.spawned(id, task.dependencies, task.attrs.claim);
             }
             let body = body(id);
+            self.ahead.note(id, task.dependencies, || {
+                self.in_stream_order(task.placing.as_ref())
+            });
             if let (Some(places), Some(placing)) = (&self.places, &task.placing) {
                 places.spawned(id, placing, task.attrs.priority);
             }
@@ -240,9 +252,12 @@ impl<E: Executor> Shared<E> {
     /// Queues tasks that are not for the fast path. `false`: this one is.
     #[inline]
     pub(super) fn queue_specially(&self, ready: Ready) -> bool {
+        if self.ahead.holds(ready) {
+            return true;
+        }
         let is_special = !ready.attrs.is_default();
         if is_special && ready.attrs.placed {
-            self.arc().placed_ready(ready.id);
+            self.placed_ready(ready.id);
         } else if is_special {
             self.queue_admitted(ready);
         }
@@ -353,8 +368,11 @@ impl<E: Executor> Shared<E> {
         }
         let tasks = std::mem::take(&mut completed.cancelled);
         let ids: Vec<_> = tasks.iter().map(|task| task.id).collect();
-        for task in tasks.iter().filter(|task| task.attrs.placed) {
-            self.arc().placed_removed(task.id);
+        for task in &tasks {
+            self.ahead.forget(task.id);
+            if task.attrs.placed {
+                self.placed_removed(task.id);
+            }
         }
         // One that was only declared has no body, and never counted as spawned.
         let spawned: Vec<_> = tasks

@@ -10,6 +10,7 @@ use parla_core::{Attrs, Cancelled, Claim, TaskId, TaskState, Vcus};
 
 use super::*;
 
+mod ahead;
 mod claims;
 mod failure;
 mod lifecycle;
@@ -26,6 +27,7 @@ enum Say {
     Done,
     Fail,
     Await(Vec<TaskId>),
+    Drain(Vec<Arc<dyn parla_device::Event>>),
 }
 
 type Body = Box<dyn FnMut(&Cx<'_, Script>) -> Say + Send>;
@@ -59,6 +61,7 @@ impl Executor for Script {
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(cx))) {
             Ok(Say::Done) => Step::Done,
             Ok(Say::Await(tasks)) => Step::Await(body, tasks),
+            Ok(Say::Drain(events)) => Step::Draining(body, events),
             Ok(Say::Fail) | Err(_) => Step::Failed,
         }
     }

@@ -153,7 +153,7 @@ impl<E: Executor> Cx<'_, E> {
     /// is given back until the wait is over: the task may need it.
     pub fn wait(&self, id: TaskId, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
         let shared = self.shared();
-        if shared.graph.has_ended(id) {
+        if shared.is_over(id) {
             return Waited::Ended;
         }
         let had_seat = self.has_seat();
@@ -195,7 +195,8 @@ impl<E: Executor> Shared<E> {
             let mut state = self.waits.state.lock();
             match target {
                 Target::Task(id) => {
-                    if !self.graph.watch(id) {
+                    // One that runs ahead leaves `ahead` before those are woken who are in the list by then.
+                    if !self.graph.watch(id) && !self.ahead.is_open(id) {
                         return Waited::Ended;
                     }
                     if self.waits.broken.load(Ordering::SeqCst) {
@@ -240,7 +241,7 @@ impl<E: Executor> Shared<E> {
 
     fn has_ended(&self, target: Target) -> bool {
         match target {
-            Target::Task(id) => self.graph.has_ended(id),
+            Target::Task(id) => self.is_over(id),
             Target::Idle => self.n_pending() == 0,
         }
     }

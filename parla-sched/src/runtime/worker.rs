@@ -14,7 +14,7 @@ use super::shared::{SeatShared, Shared, bump, unbump};
 use parla_device::DeviceError;
 
 use super::{Executor, SpawnError, Step, Task};
-use crate::Assigned;
+use crate::{Assigned, Runahead};
 
 /// How often an idle worker looks at all queues before it sleeps: at first at ever longer intervals, then giving way to other threads
 /// in between. Together some 10 us, less than what it costs to be woken.
@@ -93,6 +93,8 @@ pub struct Cx<'a, E: Executor> {
     granted: Cell<Claim>,
     /// Where it was placed, if a policy placed it.
     assigned: RefCell<Option<Arc<Assigned>>>,
+    /// It is about to run ahead of its devices.
+    ahead: Cell<bool>,
     /// How its devices ended, if it waited for them.
     drained: RefCell<Option<Result<(), DeviceError>>>,
     completed: RefCell<Completed<E::Body>>,
@@ -107,6 +109,7 @@ pub(super) fn main<E: Executor>(shared: &Arc<Shared<E>>) {
         running: Cell::default(),
         granted: Cell::default(),
         assigned: RefCell::default(),
+        ahead: Cell::default(),
         drained: RefCell::default(),
         completed: RefCell::default(),
     };
@@ -298,6 +301,10 @@ impl<'a, E: Executor> Cx<'a, E> {
             shared.release(&granted);
             return; // cancelled meanwhile
         };
+        if placed && let Some(of) = shared.ahead.take_epilogue(id) {
+            self.epilogue(thread, id, of, body);
+            return;
+        }
         self.running.set(Some(id));
         self.granted.set(granted);
         if shared.trace.is_some() {
@@ -331,13 +338,21 @@ impl<'a, E: Executor> Cx<'a, E> {
             }
             Step::Draining(body, events) => {
                 self.trace_end(id, TraceEvent::Draining, &[], held_ns);
-                n_ended = 0;
-                shared.graph.hold(id, body);
-                shared.placed_drains(id, events);
+                n_ended = 0; // not before its last step
+                if self.ahead.take() {
+                    shared.run_ahead(id, &events);
+                    self.with_cache(|cache| shared.graph.finish(cache, id, &mut completed));
+                    completed.watched.retain(|watched| *watched != id); // woken at its end
+                    shared.ends_later(id, events, body);
+                } else {
+                    shared.graph.hold(id, body);
+                    shared.placed_drains(id, events);
+                }
             }
             Step::Await(body, awaited) => {
                 self.trace_end(id, TraceEvent::Suspended, &awaited, held_ns);
                 n_ended = 0;
+                shared.ahead.note(id, &awaited, || false);
                 if let Suspended::Ready(ready) = shared.graph.suspend(id, body, &awaited) {
                     completed.ready.push(ready);
                 }
@@ -382,6 +397,11 @@ impl<'a, E: Executor> Cx<'a, E> {
         if !resumed {
             assigned.begin();
         }
+        let runs_ahead = assigned.runahead != Runahead::Blocking
+            && assigned
+                .devices
+                .iter()
+                .all(|d| shared.is_stream_ordered(*d));
         *self.assigned.borrow_mut() = Some(assigned);
         *self.drained.borrow_mut() = drained;
         let step = shared.executor.run(thread, self, id, body);
@@ -392,9 +412,30 @@ impl<'a, E: Executor> Cx<'a, E> {
             Step::Done => shared.placed_ended(id, true),
             Step::Failed => shared.placed_ended(id, false),
             Step::Await(..) => shared.placed_suspended(id),
-            Step::Draining(..) => {}
+            Step::Draining(..) => self.ahead.set(runs_ahead),
         }
         step
+    }
+
+    /// The last step of a task that ran ahead; `number` is what it is called in the graph.
+    #[cold]
+    fn epilogue(&self, thread: &mut E::Thread, number: TaskId, id: TaskId, body: E::Body) {
+        let shared = self.shared;
+        self.running.set(Some(id));
+        self.granted.set(Claim::default());
+        shared.record(id, TraceEvent::Resumed, self.worker());
+        let step = self.run_placed(thread, id, body, true);
+        let well = matches!(step, Step::Done);
+        let event = if well {
+            TraceEvent::Done
+        } else {
+            TraceEvent::Failed
+        };
+        self.trace_end(id, event, &[], || shared.executor.held_ns(thread));
+        let mut completed = Completed::default();
+        self.with_cache(|cache| shared.graph.finish(cache, number, &mut completed));
+        shared.end_ahead(id, well);
+        self.settle(&mut completed, 1);
     }
 
     fn trace_end(

@@ -11,7 +11,7 @@ use crate::{Choice, Placement, Placing, Runahead, policy};
 
 /// Numbers in the host's memory with a coherent array over them.
 pub(super) struct Numbers {
-    memory: Arc<[AtomicU64]>,
+    pub(super) memory: Arc<[AtomicU64]>,
     array: Array,
 }
 
@@ -46,7 +46,7 @@ impl Numbers {
     }
 }
 
-fn block_over(memory: &Arc<[AtomicU64]>) -> Arc<Block> {
+pub(super) fn block_over(memory: &Arc<[AtomicU64]>) -> Arc<Block> {
     let bytes = memory.len() as u64 * 8;
     Arc::new(Block::foreign(
         memory.as_ptr().addr(),
@@ -56,19 +56,24 @@ fn block_over(memory: &Arc<[AtomicU64]>) -> Arc<Block> {
 }
 
 pub(super) struct World {
-    rt: Rt,
+    pub(super) rt: Rt,
     store: Arc<Store>,
     gpus: Vec<DeviceId>,
 }
 
 impl World {
     pub(super) fn new(n_gpus: u32, gpu_memory: u64, policy: &str) -> Self {
+        let sim = SimOptions {
+            memory: vec![gpu_memory; n_gpus as usize],
+            timed: false,
+            ..SimOptions::new(n_gpus as usize)
+        };
+        Self::with(n_gpus, sim, policy)
+    }
+
+    pub(super) fn with(n_gpus: u32, sim: SimOptions, policy: &str) -> Self {
         let options = MachineOptions {
-            gpus: Gpus::Simulated(SimOptions {
-                memory: vec![gpu_memory; n_gpus as usize],
-                timed: false,
-                ..SimOptions::new(n_gpus as usize)
-            }),
+            gpus: Gpus::Simulated(sim),
             ..MachineOptions::default()
         };
         let machine = Arc::new(Machine::probe(&options).expect("simulated GPUs"));
@@ -152,7 +157,7 @@ impl World {
     }
 }
 
-fn placed() -> Attrs {
+pub(super) fn placed() -> Attrs {
     Attrs {
         placed: true,
         ..Attrs::default()

@@ -1,0 +1,223 @@
+//! Tasks that run ahead of their devices: simulated GPUs whose bodies only enqueue.
+
+use std::sync::atomic::AtomicU64;
+
+use parla_core::Access;
+use parla_device::{Copy, Event, Place, SimOptions, Stream};
+
+use super::places::{Numbers, World, block_over, placed};
+use super::*;
+use crate::Placing;
+
+fn world(n_gpus: u32) -> World {
+    let sim = SimOptions {
+        timed: false,
+        stream_ordered: true,
+        ..SimOptions::new(n_gpus as usize)
+    };
+    World::with(n_gpus, sim, "locality")
+}
+
+/// Enqueues a kernel that applies `change` to `n` numbers at `place`.
+fn enqueue(
+    stream: &Arc<dyn Stream>,
+    place: &Place,
+    n: usize,
+    change: impl FnOnce(&[AtomicU64]) + Send + 'static,
+) -> Arc<dyn Event> {
+    let memory: Arc<[AtomicU64]> = (0..n).map(|_| AtomicU64::new(0)).collect();
+    let here = Place {
+        block: block_over(&memory),
+        offset: 0,
+        strides: [8].into_iter().collect(),
+        device: None,
+    };
+    let copy = |source: &Place, destination: &Place| Copy {
+        item: 8,
+        shape: [n].into_iter().collect(),
+        source: source.clone(),
+        destination: destination.clone(),
+    };
+    let kernel = {
+        let memory = Arc::clone(&memory);
+        Box::new(move || change(&memory))
+    };
+    stream.copy(copy(place, &here)).expect("a copy");
+    stream.launch(kernel, 0).expect("a launch");
+    stream.copy(copy(&here, place)).expect("a copy");
+    stream.record().expect("an event")
+}
+
+/// A task whose kernel applies `change` to each of its first operand's numbers; `begun` is called when its body runs.
+fn kernel(
+    world: &World,
+    after: &[TaskId],
+    placing: Arc<Placing>,
+    begun: impl FnOnce() + Send + 'static,
+    change: impl FnOnce(&[AtomicU64]) + Send + 'static,
+) -> TaskId {
+    let task = Task {
+        dependencies: after,
+        attrs: placed(),
+        placing: Some(placing),
+        ..Task::default()
+    };
+    let mut once = Some((begun, change));
+    let body = move |cx: &Cx<'_, Script>| {
+        if let Some(drained) = cx.drained() {
+            return drained.map_or(Say::Fail, |()| Say::Done);
+        }
+        let (begun, change) = once.take().expect("runs once");
+        begun();
+        let assigned = cx.assigned().expect("it was placed");
+        let stream = assigned.streams[0].as_ref().expect("a GPU has streams");
+        let n = assigned.operands[0].region.n_elements();
+        Say::Drain(vec![enqueue(stream, &assigned.places()[0], n, change)])
+    };
+    world.rt.spawn(task, |_| Box::new(body)).expect("spawns")
+}
+
+fn add(by: u64) -> impl FnOnce(&[AtomicU64]) + Send + 'static {
+    move |numbers| {
+        for number in numbers {
+            number.fetch_add(by, Ordering::SeqCst);
+        }
+    }
+}
+
+#[test]
+fn bodies_run_while_the_first_kernel_is_held_up() {
+    limited(|| {
+        let world = world(2);
+        let numbers = Numbers::new(16);
+        let last_began = Gate::default();
+        let mut after = Vec::new();
+        const LAST: usize = 5;
+        for i in 0..=LAST {
+            let placing = world.placing(&[i % 2], vec![numbers.operand(0..16, Access::InOut)]);
+            let (opens, waits) = (last_began.clone(), last_began.clone());
+            let begun = move || {
+                if i == LAST {
+                    opens.open();
+                }
+            };
+            let change = move |numbers: &[AtomicU64]| {
+                if i == 0 {
+                    waits.pass();
+                }
+                for number in numbers {
+                    let old = number.load(Ordering::SeqCst);
+                    number.store(old * 3 + i as u64, Ordering::SeqCst); // in no other order does it come to the same
+                }
+            };
+            after = vec![kernel(&world, &after, placing, begun, change)];
+        }
+        world.finish();
+        let expected = (0..=LAST as u64).fold(0, |old, i| old * 3 + i);
+        assert_eq!(numbers.values(), vec![expected; 16]);
+    });
+}
+
+#[test]
+fn who_is_not_in_the_order_of_streams_waits_for_the_end() {
+    limited(|| {
+        for round in 0..200 {
+            let world = world(1);
+            let numbers = Numbers::new(8);
+            let done = Arc::new(AtomicU64::new(0));
+            let told = Arc::clone(&done);
+            let placing = world.placing(&[0], vec![numbers.operand(0..8, Access::InOut)]);
+            let first = kernel(
+                &world,
+                &[],
+                placing,
+                || (),
+                move |numbers| {
+                    add(1)(numbers);
+                    told.store(1, Ordering::SeqCst);
+                },
+            );
+            let seen = Arc::clone(&done);
+            let plain = spawn(&world.rt, after(&[first]), move |_| {
+                assert_eq!(seen.load(Ordering::SeqCst), 1);
+                seen.store(2, Ordering::SeqCst);
+            });
+            if round % 2 == 0 {
+                assert!(matches!(world.rt.wait(first, None, None), Waited::Ended));
+                assert!(done.load(Ordering::SeqCst) >= 1);
+                // Spawned when the task is over, or ran ahead.
+                let seen = Arc::clone(&done);
+                spawn(&world.rt, after(&[first, plain]), move |_| {
+                    assert_eq!(seen.load(Ordering::SeqCst), 2);
+                });
+            }
+            world.finish();
+            assert_eq!(done.load(Ordering::SeqCst), 2);
+            assert_eq!(world.rt.state(plain), TaskState::Done);
+            assert_eq!(numbers.values(), vec![1; 8]);
+        }
+    });
+}
+
+#[test]
+fn an_await_waits_for_the_end() {
+    limited(|| {
+        for _ in 0..100 {
+            let world = world(1);
+            let numbers = Numbers::new(8);
+            let done = Arc::new(AtomicU64::new(0));
+            let told = Arc::clone(&done);
+            let placing = world.placing(&[0], vec![numbers.operand(0..8, Access::InOut)]);
+            let first = kernel(
+                &world,
+                &[],
+                placing,
+                || (),
+                move |_| told.store(1, Ordering::SeqCst),
+            );
+            let seen = Arc::clone(&done);
+            let mut awaited = false;
+            let body = move |_: &Cx<'_, Script>| {
+                if !std::mem::replace(&mut awaited, true) {
+                    return Say::Await(vec![first]);
+                }
+                if seen.load(Ordering::SeqCst) == 1 {
+                    Say::Done
+                } else {
+                    Say::Fail
+                }
+            };
+            let awaiting = world.rt.spawn(Task::default(), |_| Box::new(body));
+            let awaiting = awaiting.expect("spawns");
+            world.finish();
+            assert_eq!(world.rt.state(awaiting), TaskState::Done);
+        }
+    });
+}
+
+#[test]
+fn many_chains_over_several_gpus() {
+    limited(|| {
+        let world = world(3);
+        let all: Vec<_> = (0..6).map(|_| Numbers::new(32)).collect();
+        let mut last: Vec<Vec<TaskId>> = vec![Vec::new(); all.len()];
+        for step in 0..40_u64 {
+            for (which, numbers) in all.iter().enumerate() {
+                let gpu = (which + step as usize) % 3;
+                let placing = world.placing(&[gpu], vec![numbers.operand(0..32, Access::InOut)]);
+                let change = move |numbers: &[AtomicU64]| {
+                    for number in numbers {
+                        let old = number.load(Ordering::SeqCst);
+                        number.store(old.wrapping_mul(5).wrapping_add(step), Ordering::SeqCst);
+                    }
+                };
+                last[which] = vec![kernel(&world, &last[which], placing, || (), change)];
+            }
+        }
+        world.finish();
+        let expected = (0..40).fold(0_u64, |old, step| old.wrapping_mul(5).wrapping_add(step));
+        for numbers in &all {
+            assert_eq!(numbers.values(), vec![expected; 32]);
+        }
+    });
+}
