@@ -15,13 +15,10 @@ again. NumPy is imported when the first array is made.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from parla import _dispatch, _native, _reach, _views
-from parla._dispatch import localize
-from parla._operators import ArrayOperators
+from parla import _native, _reach, _views
+from parla._numpy_like import NumPyLike
 from parla._roots import Root, checked, root_of, to_numpy
 
 if TYPE_CHECKING:
@@ -29,11 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PArray", "array", "asarray", "asarray_batch"]
 
-# Methods of NumPy's arrays that change the array; the others only read it.
-_CHANGING = frozenset({"fill", "sort", "partition", "put", "setfield", "itemset", "byteswap"})
 
-
-class PArray(ArrayOperators):
+class PArray(NumPyLike):
     """A coherent array, or a view of one; made by `asarray` and `array`.
 
     Indexing with integers, slices, ``None`` and ``...`` gives views, also of single elements; nothing moves. Indexing
@@ -361,95 +355,6 @@ class PArray(ArrayOperators):
         """Print where which part of the array is valid."""
         print(f"{self!r}\n{self._root.native.overview()}")
 
-    # As a NumPy array.
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """The local contents for NumPy: read-only unless copied; from CUDA GPUs they are copied."""
-        local = to_numpy(self._read(), copy=bool(copy))
-        if dtype is not None and local.dtype != dtype:
-            if copy is False:
-                raise ValueError(f"a PArray of {local.dtype} can't be a NumPy array of {dtype} without a copy")
-            local = local.astype(dtype)
-        return local
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        return _dispatch.call_ufunc(ufunc, method, inputs, options)
-
-    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        return _dispatch.call_function(function, arguments, options)
-
-    def __getattr__(self, name: str) -> Any:
-        """The methods and properties of NumPy's arrays, of the local contents."""
-        if name.startswith("_"):
-            raise AttributeError(f"PArray has no attribute {name!r}")
-        numpy = sys.modules.get("numpy")
-        if numpy is None or not hasattr(numpy.ndarray, name):
-            raise AttributeError(f"PArray has no attribute {name!r}")
-        if not callable(getattr(numpy.ndarray, name)):
-            return getattr(self._read(), name)
-
-        def method(*arguments: Any, **options: Any) -> Any:
-            local = self._reach("update") if name in _CHANGING and self._picked is None else self._read()
-            return getattr(local, name)(*localize(arguments), **localize(options))
-
-        method.__name__ = name
-        return method
-
-    def copy(self, order: str = "C") -> Any:
-        """A copy of the local contents that shares nothing with this."""
-        local = self._read()
-        return local.copy(order=order) if hasattr(local, "flags") else local.copy_to_host()
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("len() of unsized object")
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Any]:
-        if not self.shape:
-            raise TypeError("iteration over a 0-d array")
-        if len(self.shape) == 1 or self._picked is not None:
-            return iter(self._read())
-        return (self[i] for i in range(self.shape[0]))
-
-    def __contains__(self, value: Any) -> bool:
-        return bool(localize(value) in self._read())
-
-    def __bool__(self) -> bool:
-        return bool(to_numpy(self._read()))
-
-    def __int__(self) -> int:
-        return int(to_numpy(self._read()))
-
-    def __float__(self) -> float:
-        return float(to_numpy(self._read()))
-
-    def __complex__(self) -> complex:
-        return complex(to_numpy(self._read()))
-
-    def __index__(self) -> int:
-        if self.shape:
-            raise TypeError("only integer scalar arrays can be converted to a scalar index")
-        value = to_numpy(self._read())[()]
-        return value.__index__()  # type: ignore[no-any-return]
-
-    # Other libraries.
-
-    def __dlpack__(self, **options: Any) -> Any:
-        """The local view for libraries that speak DLPack; it can be written if the task may write it."""
-        return self.array.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return _reach.dlpack_device()
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        """The local view for CUDA libraries; absent where the current device is no CUDA GPU."""
-        if _reach.dlpack_device()[0] != _reach.DLPACK_CUDA:
-            raise AttributeError("__cuda_array_interface__: the current device is not a CUDA GPU")
-        interface: dict[str, Any] = self.array.__cuda_array_interface__
-        return interface
-
     # Copies and text.
 
     def __copy__(self) -> PArray:
@@ -464,13 +369,6 @@ class PArray(ArrayOperators):
     def __repr__(self) -> str:
         part = "" if self._operand is self._root.operand else f" in {_show_box(self._operand[1])}"
         return f"<PArray {self.name!r}{part}, shape {self.shape}, {self.dtype}>"
-
-    def __str__(self) -> str:
-        """The contents, as NumPy writes them."""
-        return str(to_numpy(self._read()))
-
-    def __format__(self, spec: str) -> str:
-        return format(to_numpy(self._read())[()] if not self.shape else str(self), spec)
 
 
 _new = PArray.__new__

@@ -1,0 +1,140 @@
+"""What makes a PArray look like a NumPy array to NumPy, to Python and to other libraries: all in terms of its local contents."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from parla import _dispatch, _reach
+from parla._dispatch import localize
+from parla._operators import ArrayOperators
+from parla._roots import to_numpy
+
+__all__ = ["NumPyLike"]
+
+# Methods of NumPy's arrays that change the array; the others only read it.
+_CHANGING = frozenset({"fill", "sort", "partition", "put", "setfield", "itemset", "byteswap"})
+
+
+class NumPyLike(ArrayOperators):
+    """Operators, conversions and NumPy's functions for a class that gives its local contents."""
+
+    __slots__ = ()
+
+    shape: tuple[int, ...]
+    _picked: Any
+
+    # What the subclass has.
+
+    @property
+    def array(self) -> Any:
+        """The local view."""
+        raise NotImplementedError
+
+    def _read(self) -> Any:
+        """The local contents, for reading."""
+        raise NotImplementedError
+
+    def _reach(self, access: str) -> Any:
+        """The local view, before elements or fields are picked; `access` is as in `_reach.reach`."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Any) -> Any:
+        raise NotImplementedError
+
+    # NumPy.
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """The local contents for NumPy: read-only unless copied; from CUDA GPUs they are copied."""
+        local = to_numpy(self._read(), copy=bool(copy))
+        if dtype is not None and local.dtype != dtype:
+            if copy is False:
+                raise ValueError(f"a PArray of {local.dtype} can't be a NumPy array of {dtype} without a copy")
+            local = local.astype(dtype)
+        return local
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return _dispatch.call_ufunc(ufunc, method, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        return _dispatch.call_function(function, arguments, options)
+
+    def __getattr__(self, name: str) -> Any:
+        """The methods and properties of NumPy's arrays, of the local contents."""
+        if name.startswith("_"):
+            raise AttributeError(f"PArray has no attribute {name!r}")
+        numpy = sys.modules.get("numpy")
+        if numpy is None or not hasattr(numpy.ndarray, name):
+            raise AttributeError(f"PArray has no attribute {name!r}")
+        if not callable(getattr(numpy.ndarray, name)):
+            return getattr(self._read(), name)
+
+        def method(*arguments: Any, **options: Any) -> Any:
+            local = self._reach("update") if name in _CHANGING and self._picked is None else self._read()
+            return getattr(local, name)(*localize(arguments), **localize(options))
+
+        method.__name__ = name
+        return method
+
+    def copy(self, order: str = "C") -> Any:
+        """A copy of the local contents that shares nothing with this."""
+        local = self._read()
+        return local.copy(order=order) if hasattr(local, "flags") else local.copy_to_host()
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of unsized object")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.shape:
+            raise TypeError("iteration over a 0-d array")
+        if len(self.shape) == 1 or self._picked is not None:
+            return iter(self._read())
+        return (self[i] for i in range(self.shape[0]))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool(localize(value) in self._read())
+
+    def __bool__(self) -> bool:
+        return bool(to_numpy(self._read()))
+
+    def __int__(self) -> int:
+        return int(to_numpy(self._read()))
+
+    def __float__(self) -> float:
+        return float(to_numpy(self._read()))
+
+    def __complex__(self) -> complex:
+        return complex(to_numpy(self._read()))
+
+    def __index__(self) -> int:
+        if self.shape:
+            raise TypeError("only integer scalar arrays can be converted to a scalar index")
+        value = to_numpy(self._read())[()]
+        return value.__index__()  # type: ignore[no-any-return]
+
+    # Other libraries.
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The local view for libraries that speak DLPack; it can be written if the task may write it."""
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _reach.dlpack_device()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The local view for CUDA libraries; absent where the current device is no CUDA GPU."""
+        if _reach.dlpack_device()[0] != _reach.DLPACK_CUDA:
+            raise AttributeError("__cuda_array_interface__: the current device is not a CUDA GPU")
+        interface: dict[str, Any] = self.array.__cuda_array_interface__
+        return interface
+
+    def __str__(self) -> str:
+        """The contents, as NumPy writes them."""
+        return str(to_numpy(self._read()))
+
+    def __format__(self, spec: str) -> str:
+        return format(to_numpy(self._read())[()] if not self.shape else str(self), spec)
