@@ -1,5 +1,7 @@
 //! Copies of boxes of elements between places that the host can reach: whole runs of bytes at a time where the layouts allow it.
 
+use std::mem::MaybeUninit;
+
 use smallvec::SmallVec;
 
 use crate::backend::{Copy, Place};
@@ -145,10 +147,10 @@ unsafe fn row(source: usize, destination: usize, run: usize, n: usize, from: isi
         ($element:ty) => {
             for k in 0..n {
                 let (source, destination) = at(k);
-                // SAFETY: the caller's; nothing is assumed about alignment, and any bytes are an integer.
+                // SAFETY: the caller's; nothing is assumed about alignment, or that anybody has written the source.
                 unsafe {
-                    (destination as *mut $element)
-                        .write_unaligned((source as *const $element).read_unaligned());
+                    (destination as *mut MaybeUninit<$element>)
+                        .write_unaligned((source as *const MaybeUninit<$element>).read_unaligned());
                 }
             }
         };

@@ -17,7 +17,7 @@
 //! * [`Machine`] has all devices of the process behind one numbering, with a model of their memories and links.
 //! * [`Backend`], [`Device`], [`Stream`], [`Event`] and [`Block`] are the contract that every kind of device keeps; the module
 //!   `conformance` tests it on any of them ([`conformance!`]).
-//! * [`HostBackend`] is this machine's CPUs, [`SimBackend`] simulated GPUs.
+//! * [`HostBackend`] is this machine's CPUs, [`CudaBackend`] the GPUs of NVIDIA, [`SimBackend`] simulated ones.
 //!
 //! A program for several GPUs runs on a laptop:
 //!
@@ -37,7 +37,7 @@
 //! the cgroup's memory limit (v1 and v2) are respected, so that a container with two CPUs on a large
 //! machine gets two workers.
 //!
-//! `unsafe` is confined to system calls (`affinity`, `memory`, one in `queue`), to memory handed out (`heap`) and to copies of bytes (`copy`,
+//! `unsafe` is confined to system calls (`affinity`, `memory`, one in `queue`), to CUDA's driver (`cuda`), to memory handed out (`heap`) and to copies of bytes (`copy`,
 //! which checks that they stay inside their blocks).
 
 mod affinity;

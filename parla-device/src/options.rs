@@ -47,6 +47,7 @@ impl MachineOptions {
     /// | `PARLA_SIM_GPU_MEM` | bytes of memory of each (`2G` unless set), or one number per GPU with commas between |
     /// | `PARLA_SIM_LINK` | `latency` and `bandwidth` to and from the host, `peer` bandwidth (or `none`) and `peer_latency` between GPUs, `inside` bandwidth; see [`SimLinks`] for what is not set |
     /// | `PARLA_SIM_TIME` | `0`: simulated GPUs are as fast as possible; `1`: they take the time of the model |
+    /// | `PARLA_SIM_FILL` | `0`: memory of simulated GPUs is not filled when it is handed out, which is faster and hides missing copies |
     /// | `PARLA_SIM_FAULTS` | what is to go wrong, see [`SimOptions::add_faults`] |
     /// | `PARLA_DEVICE_FILE` | a file as [`from_file`](Self::from_file) reads it; the other variables win over what it says |
     ///
@@ -144,12 +145,15 @@ fn simulated(
         parse_links(text, &sim.links)
     })?;
     sim.links = links.unwrap_or(sim.links);
-    let timed = parse_set(lookup, "PARLA_SIM_TIME", "0 or 1", |text| match text {
-        "0" => Some(false),
-        "1" => Some(true),
-        _ => None,
-    })?;
-    sim.timed = timed.unwrap_or(sim.timed);
+    let switch = |name| {
+        parse_set(lookup, name, "0 or 1", |text| match text {
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        })
+    };
+    sim.timed = switch("PARLA_SIM_TIME")?.unwrap_or(sim.timed);
+    sim.fill = switch("PARLA_SIM_FILL")?.unwrap_or(sim.fill);
     let faults = parse_set(lookup, "PARLA_SIM_FAULTS", FAULTS_ALLOWED, |text| {
         let mut sim = sim.clone();
         sim.add_faults(text).ok().map(|()| sim.faults)

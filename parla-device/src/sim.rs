@@ -6,7 +6,7 @@
 //! and the destination's for copies in; a copy inside one its engine for copies in. Work that takes longer than its modelled time ends when it is done.
 //!
 //! Memory is real memory of the host, filled with `0xDD` when it is handed out so that a missing copy shows. The capacity is only a limit:
-//! nothing is allocated up front.
+//! nothing is allocated up front. What is given back is kept for the next who asks for as much, as GPU runtimes do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub struct SimOptions {
     pub links: SimLinks,
     /// Whether operations take the time that the model says; else they are done as fast as possible.
     pub timed: bool,
+    /// Whether memory is filled with [`SIM_FILL`] when it is handed out; else it has whatever was there.
+    pub fill: bool,
     /// What is to go wrong, each with the index of its device.
     pub faults: Vec<(u32, Fault)>,
     /// Whether bodies only enqueue launches and copies on their streams, as on real GPUs, and never touch arrays themselves: then tasks
@@ -63,6 +65,7 @@ impl SimOptions {
             memory: vec![Self::DEFAULT_MEMORY; n_devices],
             links: SimLinks::default(),
             timed: true,
+            fill: true,
             faults: Vec::new(),
             stream_ordered: false,
         }
@@ -113,6 +116,7 @@ struct World {
     links: SimLinks,
     timed: bool,
     stream_ordered: bool,
+    fill: bool,
 }
 
 impl SimBackend {
@@ -139,12 +143,13 @@ impl SimBackend {
             links: options.links.clone(),
             timed: options.timed,
             stream_ordered: options.stream_ordered,
+            fill: options.fill,
         });
         let device = |(index, &capacity): (u32, &u64)| {
             let name = name(index as usize);
             let core = Arc::new(Core {
                 index,
-                account: Account::new(&name, capacity),
+                account: Account::with_pool(&name, capacity),
                 name,
                 capacity,
                 queues: Arc::clone(&queues),
@@ -234,7 +239,8 @@ impl Device for SimDevice {
         if self.core.faults.strikes(FaultKind::Allocation) {
             return Err(self.core.account.out_of_memory(bytes));
         }
-        self.core.account.allocate(bytes, Some(SIM_FILL))
+        let fill = self.core.world.fill.then_some(SIM_FILL);
+        self.core.account.allocate(bytes, fill)
     }
 
     fn stream(&self) -> Result<Arc<dyn Stream>, DeviceError> {

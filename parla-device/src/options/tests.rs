@@ -42,10 +42,11 @@ fn every_variable_is_read() {
             "latency=5us, bandwidth=1.5GB/s, peer=48GB/s, peer_latency=0, inside=inf",
         ),
         ("PARLA_SIM_TIME", "0"),
+        ("PARLA_SIM_FILL", "0"),
         ("PARLA_SIM_FAULTS", "gpu:1 alloc=2"),
     ]);
     assert_eq!(sim.memory, [1 << 30, 512 << 20]);
-    assert!(!sim.timed);
+    assert!(!sim.timed && !sim.fill);
     assert_eq!(sim.faults.len(), 1);
     let link = |latency_ns, bytes_per_second| Link {
         latency_ns,
@@ -88,6 +89,7 @@ fn bad_values_are_errors_that_name_variable_and_value() {
             ],
         ),
         ("PARLA_SIM_TIME", &["2", "yes"]),
+        ("PARLA_SIM_FILL", &["0xDD"]),
         ("PARLA_SIM_FAULTS", &["gpu:2 alloc=1", "boom"]),
     ] {
         for value in bad_values {
