@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use parla_core::{MachineModel, Region};
+use parla_core::{DeviceId, MachineModel, Region};
 use parla_data::Operand;
 use parla_device::Place;
 use parla_sched::{Assigned, Runahead};
@@ -115,6 +115,13 @@ impl Current {
             .as_ref()
             .and_then(|assigned| assigned.places().get(index));
         Some((operand, place))
+    }
+
+    /// The task's stream on a device, if that is one of its devices and has streams.
+    pub(crate) fn stream_on(&self, device: DeviceId) -> Option<Arc<dyn parla_device::Stream>> {
+        let assigned = self.assigned.as_ref()?;
+        let slot = assigned.devices.iter().position(|&own| own == device)?;
+        assigned.streams.get(slot)?.clone()
     }
 
     /// Whether the current device works in the host's memory.

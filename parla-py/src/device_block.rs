@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::array::extent;
 use crate::keep::Kept;
-use crate::{errors, keep, machine, room, runtime};
+use crate::{assignment, errors, keep, machine, room, runtime};
 
 /// A piece of a device's memory, given back when the last reference goes.
 #[pyclass(frozen, weakref, module = "parla._native")]
@@ -156,8 +156,20 @@ pub(crate) fn copy_strided(
         source,
         destination,
     };
+    // In a task the copy follows what is on the task's streams: its data may still be on the way, and kernels may use it.
+    let current = assignment::current(py);
+    let own = |device: Option<DeviceId>| current.as_ref()?.stream_on(device?);
+    let (at_destination, at_source) = (own(to), own(from));
     py.detach(|| {
-        let stream = stream_for(&machine, to, from)?;
+        let stream = match (&at_destination, &at_source) {
+            (Some(stream), _) | (None, Some(stream)) => Arc::clone(stream),
+            (None, None) => stream_for(&machine, to, from)?,
+        };
+        if let (Some(_), Some(before)) = (&at_destination, &at_source)
+            && to != from
+        {
+            stream.wait(&before.record()?)?;
+        }
         stream.copy(copy)?;
         stream.synchronize()
     })

@@ -1,0 +1,132 @@
+"""Everything together on CUDA devices, with the tests' own driver: data follows tasks that run ahead of their streams.
+
+The driver (`parla-device/fake-cuda`) is in PARLA_FAKE_CUDA, or where cargo puts it; cargo builds it if there is a cargo.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numpy")
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = "libparla_fake_cuda.so"
+
+
+def _built() -> Path | None:
+    if chosen := os.environ.get("PARLA_FAKE_CUDA"):
+        return Path(chosen)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    found = [target / profile / LIBRARY for profile in ("debug", "release")]
+    found += [target / profile / "deps" / LIBRARY for profile in ("debug", "release")]
+    return next((path for path in found if path.exists()), None)
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    """A directory with the driver under the name that programs look for."""
+    library = _built()
+    if library is None and shutil.which("cargo") and (ROOT / "Cargo.toml").exists():
+        subprocess.run(["cargo", "build", "-q", "-p", "parla-fake-cuda"], cwd=ROOT, check=True, timeout=50)
+        library = _built()
+    if library is None:
+        pytest.skip("the fake CUDA driver is not built (cargo build -p parla-fake-cuda)")
+    directory = tmp_path_factory.mktemp("fake-cuda")
+    (directory / "libcuda.so.1").symlink_to(library.resolve())
+    return directory
+
+
+def run(driver: Path, program: str, **environment: str) -> str:
+    """What a program prints that finds the driver."""
+    settings = {**os.environ, "LD_LIBRARY_PATH": str(driver), **environment}
+    for simulated in [name for name in settings if name.startswith("PARLA_SIM")]:
+        del settings[simulated]
+    done = subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+RANDOM_PROGRAM = """
+import random, sys
+import numpy as np
+from parla import Parla, TaskSpace, spawn
+from parla.devices import cpu, gpu
+from parla.parray import asarray
+
+for seed in range(4):
+    rng = random.Random(seed)
+    data = np.arange(6400.0).reshape(80, 80)
+    expected = data.copy()
+    whole = asarray(data)
+    with Parla():
+        T = TaskSpace("T")
+        for k in range(50):
+            (a, b), (c, d) = sorted(rng.sample(range(81), 2)), sorted(rng.sample(range(81), 2))
+            piece = whole[a:b, c:d]
+            place = rng.choice([cpu, *gpu.devices, *gpu.devices])
+
+            @spawn(T[k], [T[k - 1]], placement=place, inout=[piece])
+            def change():
+                here = piece.array
+                if isinstance(here, np.ndarray):
+                    here[...] = here * 1.5 + 1
+                else:
+                    here[...] = here.copy_to_host() * 1.5 + 1
+
+            expected[a:b, c:d] = expected[a:b, c:d] * 1.5 + 1
+    assert np.array_equal(data, expected), seed
+print(len(gpu), "gpus: right")
+"""
+
+
+@pytest.mark.parametrize("virtual", ["2", "5"])
+def test_random_programs_give_what_numpy_gives(driver, virtual):
+    """Two cards; with five GPUs on them copies go inside a card, too."""
+    printed = run(driver, RANDOM_PROGRAM, FAKE_CUDA_DEVICES="2", PARLA_VIRTUAL_GPUS=virtual, FAKE_CUDA_DELAY_US="100")
+    assert printed == f"{virtual} gpus: right\n"
+
+
+def test_little_memory(driver):
+    """GPUs that hold the array once, but not twice: copies are evicted."""
+    run(driver, RANDOM_PROGRAM, FAKE_CUDA_DEVICES="2", PARLA_GPU_MEM="70000", FAKE_CUDA_DELAY_US="20")
+
+
+def test_no_device(driver):
+    """A driver without a device is no GPU, with a reason."""
+    program = """
+from parla.devices import gpu
+print(len(gpu), gpu.unavailable)
+"""
+    printed = run(driver, program, FAKE_CUDA_DEVICES="0")
+    assert printed.startswith("0 ") and "no CUDA device" in printed, printed
+
+
+def test_a_lost_device_fails_its_tasks_only(driver):
+    """An illegal address on the one GPU: an error at the end, the CPU goes on, the process exits."""
+    program = """
+import numpy as np
+from parla import DeviceError, Parla, TaskSpace, spawn
+from parla.devices import cpu, gpu
+from parla.parray import asarray
+
+array, seen = asarray(np.ones(1 << 20)), []
+try:
+    with Parla():
+        @spawn(placement=gpu(0), inout=[array])
+        def lost():
+            array.array.copy_to_host()
+
+        @spawn(placement=cpu)
+        def fine():
+            seen.append("cpu")
+except DeviceError as error:
+    seen.append(str(error).split(" is lost")[0])
+print(seen)
+"""
+    assert run(driver, program, FAKE_CUDA_DEVICES="1", FAKE_CUDA_FAIL="copy:2=illegal") == "['cpu', 'gpu:0']\n"
