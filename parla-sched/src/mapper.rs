@@ -114,7 +114,8 @@ pub(crate) struct Mapper {
     took_nothing: bool,
     /// The last fault of the policy, for the message of a stall.
     last_fault: Option<PolicyFault>,
-    steps: usize,
+    /// Steps since the accounts were checked.
+    unchecked: usize,
 }
 
 impl Mapper {
@@ -134,7 +135,7 @@ impl Mapper {
             distrusted: vec![false; n_devices],
             took_nothing: false,
             last_fault: None,
-            steps: 0,
+            unchecked: 0,
         }
     }
 
@@ -344,9 +345,10 @@ impl Mapper {
     /// In debug builds, checks the accounts: after every step while there are few tasks, else so often that it costs a constant per step.
     fn step(&mut self) {
         if cfg!(debug_assertions) {
-            self.steps += 1;
+            self.unchecked += 1;
             let n_tasks = self.state.n_tasks();
-            if n_tasks < 64 || self.steps.is_multiple_of(n_tasks) {
+            if n_tasks < 64 || self.unchecked >= n_tasks {
+                self.unchecked = 0;
                 assert_eq!(self.validate(), Ok(()), "the mapper's accounts");
             }
         }

@@ -7,6 +7,7 @@ use parla_core::{DeviceId, MachineModel, TaskId};
 
 use crate::Placing;
 
+pub mod conformance;
 mod eager;
 mod locality;
 mod random;
@@ -110,3 +111,6 @@ pub trait SchedulingPolicy: Send {
     /// A task will never run: it was cancelled after it was spawned, pushed or popped. It must not be popped any more.
     fn on_removed(&mut self, _cx: &SchedCx<'_>, _task: TaskId) {}
 }
+
+#[cfg(test)]
+mod tests;
