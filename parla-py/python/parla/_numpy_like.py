@@ -72,6 +72,8 @@ class NumPyLike(ArrayOperators):
 
         def method(*arguments: Any, **options: Any) -> Any:
             local = self._reach("update") if name in _CHANGING and self._picked is None else self._read()
+            if not hasattr(local, name):
+                raise TypeError(f"{name} of an array on a CUDA GPU needs CuPy")
             return getattr(local, name)(*localize(arguments), **localize(options))
 
         method.__name__ = name

@@ -266,12 +266,16 @@ def number_of_foreign(a: Any) -> int:
     return fitting[0][0]
 
 
+_without_cupy = False
+
+
 def cupy() -> Any:
-    """The module CuPy; None where it is not installed or doesn't work."""
+    """The module CuPy; None where it is not installed or doesn't work, which is found out once."""
+    global _without_cupy
     found = sys.modules.get("cupy")
-    if found is None:
+    if found is None and not _without_cupy:
         try:
             import cupy as found  # type: ignore[import-not-found,no-redef]
         except Exception:  # broken installations raise what they like
-            return None
+            _without_cupy = True
     return found

@@ -257,11 +257,12 @@ def _fetched(a: Any) -> Any:
 
 
 def _move(to: Any, values: Any) -> None:
-    """Copy between arrays of the same shape and type that don't overlap."""
-    from parla import _native
+    """Copy between arrays of the same shape and type that don't overlap, after all that the task has enqueued."""
+    from parla import _native, _reach
 
     to_device, to_address, to_strides = _place(to)
     from_device, from_address, from_strides = _place(values)
+    _reach.synchronize()
     _native.copy_strided(
         to_device,
         to_address,
