@@ -30,8 +30,14 @@ pub struct Home {
 }
 
 /// A coherent array. Clones are the same array. All copies outside the host are given back when the last clone goes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Array(pub(crate) Arc<Shared>);
+
+impl std::fmt::Debug for Array {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Array({} #{})", self.0.name, self.0.id.0)
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Shared {

@@ -41,6 +41,16 @@ impl Store {
         };
         let fetches = state.directory.fetches(region, to, cost);
         let mut fetches = fetches.map_err(|p| invalid(&p.region, &p.because))?;
+        for claimed in state.claimed(memory) {
+            let around = |fetch: Fetch| {
+                let rest = fetch.region.difference(claimed).into_iter();
+                rest.map(move |region| Fetch {
+                    region,
+                    ..fetch.clone()
+                })
+            };
+            fetches = fetches.into_iter().flat_map(around).collect();
+        }
         let mut bytes = 0;
         // Into the host each source has a stream of its own.
         let one_stream =

@@ -8,6 +8,7 @@ use parla_device::{Block, Place};
 
 use super::Store;
 use super::staged::Staged;
+use super::writers::Ticket;
 use crate::Operand;
 use crate::directory::InstanceId;
 
@@ -22,21 +23,17 @@ impl Store {
         let at_home = |operand: &Operand| {
             operand.array.is_host_only()
                 && self.model().memory_of(devices[operand.slot]) == MachineModel::HOST
-                && (operand.array.home().writable || !operand.access.writes())
+                && (!operand.access.writes() || operand.exact && operand.array.home().writable)
         };
         if operands.iter().all(at_home) && enter_home_writers(operands) {
-            let mut staged = Staged::new(self, operands, true);
+            let mut staged = Staged::new(self, operands, None);
             staged.places.extend(operands.iter().map(home_place));
             return Some(staged);
         }
-        let memories = devices.iter().map(|device| self.model().memory_of(*device));
-        if !self.enter_writers(operands, devices) {
-            return None;
-        }
-        let mut staged = Staged::new(self, operands, false);
-        staged.memories.extend(memories);
-        for (i, operand) in operands.iter().enumerate() {
-            let (id, place) = self.try_use(operands, i, operand, devices)?;
+        let ticket = self.enter_writers(operands, devices)?;
+        let mut staged = Staged::new(self, operands, Some(ticket));
+        for i in 0..operands.len() {
+            let (id, place) = self.try_use(operands, i, devices, ticket)?;
             staged.instances.push(id);
             staged.places.push(place);
         }
@@ -48,9 +45,10 @@ impl Store {
         &self,
         operands: &[Operand],
         i: usize,
-        operand: &Operand,
         devices: &[DeviceId],
+        ticket: Ticket,
     ) -> Option<(InstanceId, Place)> {
+        let operand = &operands[i];
         let memory = self.model().memory_of(devices[operand.slot]);
         let region = &operand.region;
         let writes = operand.access.writes();
@@ -84,7 +82,9 @@ impl Store {
             instance.pins += 1;
             instance.stamp = self.tick();
         }
-        Some((id, instance.place(region, self.machine.key(memory))))
+        let place = instance.place(region, self.machine.key(memory));
+        state.claim(ticket, true);
+        Some((id, place))
     }
 
     /// Where nothing is.
@@ -131,15 +131,17 @@ fn enter_home_writers(operands: &[Operand]) -> bool {
         // Either the others see the count, or this sees that the array left its home: `Store::enter_writers` does it the other way round.
         array.n_home_writers.fetch_add(1, Ordering::SeqCst);
         if !array.host_only.load(Ordering::SeqCst) {
-            for operand in operands[..=i].iter().filter(|o| o.access.writes()) {
-                operand
-                    .array
-                    .0
-                    .n_home_writers
-                    .fetch_sub(1, Ordering::SeqCst);
-            }
+            leave_home_writers(&operands[..=i]);
             return false;
         }
     }
     true
+}
+
+/// The tasks that were counted have ended.
+pub(super) fn leave_home_writers(operands: &[Operand]) {
+    for operand in operands.iter().filter(|o| o.access.writes()) {
+        let count = &operand.array.0.n_home_writers;
+        count.fetch_sub(1, Ordering::SeqCst);
+    }
 }

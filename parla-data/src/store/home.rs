@@ -9,7 +9,7 @@ use super::queue::After;
 use super::{Store, check_writable};
 use crate::array::Shared;
 use crate::directory::InstanceId;
-use crate::instance::State;
+use crate::instance::{Instance, State};
 use crate::op::Op;
 use crate::{Array, DataError, Operand};
 
@@ -144,7 +144,7 @@ impl Store {
         if memory == MachineModel::HOST {
             return Ok(());
         }
-        self.send_home(&array.0, |there| there == memory)
+        self.send_home(&array.0, |there| there == memory, false)
     }
 
     /// Blocks until an array is at home and nowhere else, except for copies that a task uses at this moment.
@@ -152,13 +152,15 @@ impl Store {
     /// # Errors
     /// What a device says; the array is at home as far as that was possible, the rest is invalid.
     pub fn flush(self: &Arc<Self>, array: &Array) -> Result<(), DataError> {
-        self.send_home(&array.0, |_| true)
+        self.send_home(&array.0, |_| true, true)
     }
 
+    /// Brings home what is newest in these memories only, and gives the copies there up; `at_any_rate`: also those that could not be brought home.
     fn send_home(
         &self,
         array: &Arc<Shared>,
         concerned: impl Fn(MemoryId) -> bool,
+        at_any_rate: bool,
     ) -> Result<(), DataError> {
         if array.host_only.load(Ordering::Acquire) {
             return Ok(());
@@ -186,8 +188,7 @@ impl Store {
                 .map(|(region, _, _)| region.clone())
                 .collect();
             fetched = fetched.and(self.fetch_all(array, &mut state, shared_by, &mut ops));
-            let concerned =
-                |i: &&crate::instance::Instance| i.id == InstanceId::HOME || concerned(i.memory);
+            let concerned = |i: &&Instance| i.id == InstanceId::HOME || concerned(i.memory);
             let instances = state.instances.iter().filter(concerned);
             let outstanding = instances.flat_map(|i| &i.outstanding);
             let waits = outstanding.map(|o| (Arc::clone(&o.op), o.write));
@@ -199,14 +200,16 @@ impl Store {
         let lost = {
             let mut state = array.state.lock();
             self.purge_lost(&mut state);
-            let idle = state
-                .instances
-                .iter()
-                .filter(|i| i.id != InstanceId::HOME && concerned(i.memory) && i.is_idle());
-            let idle: Vec<InstanceId> = idle.map(|i| i.id).collect();
-            let because = "its copy home failed";
-            let taken = idle.into_iter().filter_map(|id| state.take(id, because));
-            after.unused = taken.collect();
+            let failed = at_any_rate && (fetched.is_err() || waited.is_err());
+            let goes =
+                |i: &&Instance| i.id != InstanceId::HOME && concerned(i.memory) && i.is_idle();
+            let idle: Vec<InstanceId> = state.instances.iter().filter(goes).map(|i| i.id).collect();
+            for id in idle {
+                // One by one: the copy that was given up before may have been the last but one.
+                if failed || state.directory.sole(id).is_empty() {
+                    after.unused.extend(state.take(id, "its copy home failed"));
+                }
+            }
             array.update_host_only(&state);
             (n_poisoned(&state) > poisoned).then(|| first_poisoned(array, &state))
         };
@@ -223,7 +226,7 @@ impl Store {
     pub fn close(self: &Arc<Self>) -> Result<(), Vec<DataError>> {
         let mut errors = Vec::new();
         for array in self.arrays_here() {
-            errors.extend(self.send_home(&array, |_| true).err());
+            errors.extend(self.send_home(&array, |_| true, true).err());
         }
         let streams = self.memories.iter().map(|memory| {
             let mut streams = memory.streams.lock();
@@ -252,7 +255,7 @@ impl Store {
 impl Store {
     /// Whether some memory was released that is still needed by work under way.
     fn is_giving_back(&self, memory: MemoryId) -> bool {
-        let ours = |i: &&crate::instance::Instance| i.memory == memory && i.is_of(&self.me);
+        let ours = |i: &&Instance| i.memory == memory && i.is_of(&self.me);
         let arrays = self.arrays_here();
         let bytes = arrays.iter().map(|array| {
             let state = array.state.lock();

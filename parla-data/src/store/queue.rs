@@ -10,6 +10,7 @@ use parla_device::{Block, DeviceError};
 use smallvec::SmallVec;
 
 use super::groups::Group;
+use super::writers::leave_writers;
 use super::{StagedCallback, Store};
 use crate::array::Shared;
 use crate::directory::InstanceId;
@@ -198,17 +199,16 @@ impl Store {
         taken: u64,
         after: &mut After,
     ) -> Result<Placed, Refusal> {
-        if !self.enter_writers(&request.operands, &request.devices) {
+        let Some(ticket) = self.enter_writers(&request.operands, &request.devices) else {
             return Err(Refusal::Disturbed);
-        }
+        };
         let groups = self.groups(&request.operands, &request.devices);
         let held = self.hold_any(request, &groups, taken, after);
-        let ids = held.inspect_err(|_| self.leave_writers(&request.operands, &request.devices))?;
+        let ids = held.inspect_err(|_| leave_writers(&request.operands, ticket))?;
         let ids: Vec<_> = groups.iter().zip(ids).collect();
-        let mut staged = Staged::new(self, &request.operands, false);
+        let mut staged = Staged::new(self, &request.operands, Some(ticket));
         for device in &request.devices {
             let memory = self.model().memory_of(*device);
-            staged.memories.push(memory);
             if request.extra > 0 {
                 let reserved = &self.memory(memory).reserved;
                 reserved.fetch_add(request.extra, Ordering::SeqCst);
@@ -216,7 +216,10 @@ impl Store {
             }
         }
         match self.bring(request, &ids, &mut staged, after) {
-            Ok(waits) => Ok(Placed { staged, waits }),
+            Ok(waits) => {
+                staged.claim();
+                Ok(Placed { staged, waits })
+            }
             Err(error) => {
                 after.staged.push(staged);
                 Err(Refusal::Failed(error))

@@ -113,6 +113,9 @@ impl Store {
             }
             return Ok(true);
         }
+        if state.must_stay(&sole) {
+            return Ok(false);
+        }
         let begun = ops.len();
         let fetches = sole
             .iter()
@@ -162,7 +165,8 @@ impl Store {
             let state = array.state.lock();
             for instance in &state.instances {
                 if instance.memory == memory && instance.is_of(&self.me) {
-                    in_use |= !instance.is_idle();
+                    in_use |=
+                        !instance.is_idle() || state.must_stay(&state.directory.sole(instance.id));
                     bytes += instance.bytes;
                 }
             }

@@ -7,6 +7,8 @@ use parla_core::MemoryId;
 use parla_device::{Event, Place};
 use smallvec::SmallVec;
 
+use super::fast::leave_home_writers;
+use super::writers::{Ticket, leave_writers};
 use super::{Ended, Store};
 use crate::Operand;
 use crate::array::Shared;
@@ -19,8 +21,8 @@ use crate::op::Op;
 pub struct Staged {
     store: Arc<Store>,
     operands: Arc<[Operand]>,
-    // By slot.
-    pub(super) memories: SmallVec<[MemoryId; 2]>,
+    // Under which its writers are entered in the arrays' lists; `None`: it took the short way, they are only counted.
+    ticket: Option<Ticket>,
     // By operand; pinned unless they are the home. Fewer than operands: those are at home.
     pub(super) instances: SmallVec<[InstanceId; 4]>,
     pub(super) places: Vec<Place>,
@@ -30,25 +32,26 @@ pub struct Staged {
     // What is reserved beyond the operands.
     pub(super) extra: SmallVec<[(MemoryId, u64); 1]>,
     begun: bool,
-    // Whether it took the short way: its writers are only counted.
-    counted: bool,
     ended: bool,
 }
 
 impl Staged {
-    /// The writers among the operands are entered by the caller: counted at home if `counted`, else in the arrays' lists.
-    pub(super) fn new(store: &Arc<Store>, operands: &Arc<[Operand]>, counted: bool) -> Self {
+    /// The writers among the operands were entered by the caller.
+    pub(super) fn new(
+        store: &Arc<Store>,
+        operands: &Arc<[Operand]>,
+        ticket: Option<Ticket>,
+    ) -> Self {
         Self {
             store: Arc::clone(store),
             operands: Arc::clone(operands),
-            memories: SmallVec::new(),
+            ticket,
             instances: SmallVec::new(),
             places: Vec::with_capacity(operands.len()),
             events: Vec::new(),
             inputs: Vec::new(),
             extra: SmallVec::new(),
             begun: false,
-            counted,
             ended: false,
         }
     }
@@ -70,11 +73,25 @@ impl Staged {
         self.begun = true;
         for (operand, id) in uses(&self.operands, &self.instances) {
             let array = &operand.array.0;
-            if operand.access.writes() && !(id == InstanceId::HOME && operand.array.is_host_only())
-            {
-                let mut state = array.state.lock();
-                state.written(&operand.region, id);
-                array.update_host_only(&state);
+            if !operand.access.writes() || self.ticket.is_none() && operand.array.is_host_only() {
+                continue;
+            }
+            let mut state = array.state.lock();
+            state.written(&operand.region, id);
+            if let Some(ticket) = self.ticket {
+                state.claim(ticket, false);
+            }
+            array.update_host_only(&state);
+        }
+        // Copies of what is now written here are of no use any more.
+        self.store.given_back();
+    }
+
+    /// Where nothing is fetched nothing may be copied from now on, until the body begins.
+    pub(super) fn claim(&self) {
+        for operand in self.operands.iter().filter(|o| !o.fetches()) {
+            if let Some(ticket) = self.ticket {
+                operand.array.0.state.lock().claim(ticket, true);
             }
         }
     }
@@ -86,6 +103,8 @@ impl Staged {
 
     fn ended(&mut self, how: Ended) {
         self.ended = true;
+        // Whoever is given the memory of an instance needs all of it.
+        self.places.clear();
         let how = match how {
             Ended::NotBegun if self.begun => {
                 Ended::Badly("the task that was writing it was given up".to_owned())
@@ -101,19 +120,12 @@ impl Staged {
         let mut unused = Vec::new();
         for (operand, id) in uses(&self.operands, &instances) {
             let array = &operand.array.0;
-            if self.counted && operand.access.writes() {
-                // Pairs with the load in `Store::enter_writers`.
-                array.n_home_writers.fetch_sub(1, Ordering::SeqCst);
-            }
             let quiet = ops.is_empty() && !matches!(how, Ended::Badly(_));
-            if self.counted && quiet && operand.array.is_host_only() {
+            if self.ticket.is_none() && quiet && operand.array.is_host_only() {
                 continue;
             }
             let mut state = array.state.lock();
             leave(&mut state, operand, id, &how, &ops);
-            if !self.counted && operand.access.writes() {
-                state.leave_writer(operand, self.memories[operand.slot]);
-            }
             if id != InstanceId::HOME
                 && let Some(instance) = state.get_mut(id)
             {
@@ -122,6 +134,12 @@ impl Staged {
             }
             unused.extend(superseded(&mut state));
             array.update_host_only(&state);
+        }
+        // Only now: all that it wrote has been written down.
+        if let Some(ticket) = self.ticket {
+            leave_writers(&self.operands, ticket);
+        } else {
+            leave_home_writers(&self.operands);
         }
         for (memory, bytes) in self.extra.drain(..) {
             let reserved = &self.store.memory(memory).reserved;
@@ -133,7 +151,6 @@ impl Staged {
         for op in &ops {
             op.watch();
         }
-        self.places.clear();
         self.inputs.clear();
         self.store.given_back();
     }

@@ -11,6 +11,7 @@ use super::*;
 use crate::Home;
 
 mod fake;
+mod model;
 
 use fake::{Fakes, World, fill, read};
 

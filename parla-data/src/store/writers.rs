@@ -1,9 +1,13 @@
 //! Tasks that write different elements of overlapping boxes on different devices: one after another.
 //!
 //! The directory knows boxes. Two tasks that nothing orders may write, say, the even and the odd elements of an array: their elements differ, their boxes
-//! do not. In one memory both write the same bytes and all is well. In two memories the one that ends last would take the other's elements back. So as
-//! long as a task that writes is staged, another one is not whose box overlaps, in another memory, if one of the two does not use [every element](Operand::exact)
-//! of its box. Readers are not concerned: the elements that they are after are not those that change.
+//! do not. At home both write the same bytes and all is well. In two instances the one that ends last would take the other's elements back. So as
+//! long as a task that writes is staged, another one is not whose box overlaps, unless both are at home or both use [every element](Operand::exact)
+//! of their boxes (then the program has a race of its own). Readers are not concerned: the elements that they are after are not those that change.
+//!
+//! A task that overwrites a box without reading it, once staged, *claims* the box until it begins: nothing is copied there any more, since nobody would wait for
+//! such a copy. A reader that would need one is after other elements (or is not ordered with the task, and sees what it may); an eviction that would need one
+//! waits, and is without an object once the task has begun.
 
 use std::sync::atomic::Ordering;
 
@@ -13,37 +17,63 @@ use super::Store;
 use crate::instance::State;
 use crate::{DataError, Operand};
 
-/// A task that is staged and writes.
-#[derive(Debug, PartialEq, Eq)]
+/// An operand of a task that is staged and writes it.
+#[derive(Debug)]
 pub(crate) struct Writer {
+    ticket: Ticket,
     region: Region,
     memory: MemoryId,
     exact: bool,
+    // Whether it fetches nothing.
+    overwrites: bool,
+    // Whether nothing may be copied there.
+    claims: bool,
 }
 
-impl Writer {
-    fn new(operand: &Operand, memory: MemoryId) -> Self {
-        Self {
-            region: operand.region.clone(),
-            memory,
-            exact: operand.exact,
-        }
-    }
+/// Tells the tasks that are staged apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
 
+impl Writer {
     fn disturbs(&self, other: &Self) -> bool {
-        self.memory != other.memory
+        self.ticket != other.ticket
+            && (self.memory != MachineModel::HOST || other.memory != MachineModel::HOST)
             && !(self.exact && other.exact)
             && self.region.intersection(&other.region).is_some()
     }
 }
 
 impl State {
-    /// A staged task that writes this operand has ended.
-    pub(crate) fn leave_writer(&mut self, operand: &Operand, memory: MemoryId) {
-        let writer = Writer::new(operand, memory);
-        if let Some(at) = self.writers.iter().position(|other| *other == writer) {
-            self.writers.swap_remove(at);
+    /// A staged task has ended.
+    pub(crate) fn leave_writers(&mut self, ticket: Ticket) {
+        self.writers.retain(|writer| writer.ticket != ticket);
+    }
+
+    /// A task is staged (`true`), or begins: as to what it overwrites without reading it.
+    pub(crate) fn claim(&mut self, ticket: Ticket, claims: bool) {
+        for writer in &mut self.writers {
+            if writer.ticket == ticket && writer.overwrites {
+                writer.claims = claims;
+            }
         }
+    }
+
+    /// What nothing may be copied to in a memory.
+    pub(crate) fn claimed(&self, memory: MemoryId) -> impl Iterator<Item = &Region> {
+        let there = self
+            .writers
+            .iter()
+            .filter(move |w| w.claims && w.memory == memory);
+        there.map(|writer| &writer.region)
+    }
+
+    /// Whether an instance cannot be written back now.
+    pub(crate) fn must_stay(&self, sole: &[Region]) -> bool {
+        let mut claimed = self.claimed(MachineModel::HOST);
+        claimed.any(|region| {
+            sole.iter()
+                .any(|other| other.intersection(region).is_some())
+        })
     }
 }
 
@@ -72,45 +102,57 @@ impl Store {
         Ok(())
     }
 
-    /// Enters the writers among the operands of a task that is to be staged. `false`, and none is entered: another one has to end first.
-    pub(super) fn enter_writers(&self, operands: &[Operand], devices: &[DeviceId]) -> bool {
+    /// Enters the writers among the operands of a task that is to be staged. `None`, and none is entered: another one has to end first.
+    pub(super) fn enter_writers(
+        &self,
+        operands: &[Operand],
+        devices: &[DeviceId],
+    ) -> Option<Ticket> {
+        let ticket = Ticket(self.tick());
         for (i, operand) in operands.iter().enumerate() {
-            if operand.access.writes() && !self.enter_writer(operand, devices) {
-                self.leave_writers(&operands[..i], devices);
-                return false;
+            let memory = self.model().memory_of(devices[operand.slot]);
+            if operand.access.writes() && !enter_writer(operand, memory, ticket) {
+                leave_writers(&operands[..i], ticket);
+                return None;
             }
         }
-        true
+        Some(ticket)
     }
+}
 
-    /// One after another: two of the same task do not [disturb](Writer::disturbs) each other, that was checked.
-    fn enter_writer(&self, operand: &Operand, devices: &[DeviceId]) -> bool {
-        let array = &operand.array.0;
-        let memory = self.model().memory_of(devices[operand.slot]);
-        let writer = Writer::new(operand, memory);
-        let mut state = array.state.lock();
-        if state.writers.iter().any(|other| other.disturbs(&writer)) {
-            return false;
-        }
-        state.writers.push(writer);
-        // From here on nobody is counted as a writer at home any more; those that are may write anywhere.
+fn enter_writer(operand: &Operand, memory: MemoryId, ticket: Ticket) -> bool {
+    let array = &operand.array.0;
+    let writer = Writer {
+        ticket,
+        region: operand.region.clone(),
+        memory,
+        exact: operand.exact,
+        overwrites: !operand.fetches(),
+        claims: false,
+    };
+    let mut state = array.state.lock();
+    if state.writers.iter().any(|other| other.disturbs(&writer)) {
+        return false;
+    }
+    state.writers.push(writer);
+    // From here on nobody is counted as a writer at home any more. Those that are may write any box, but all of its elements.
+    array.update_host_only(&state);
+    let alone = operand.exact
+        || memory == MachineModel::HOST
+        || array.n_home_writers.load(Ordering::SeqCst) == 0;
+    if !alone {
+        state.writers.pop();
         array.update_host_only(&state);
-        let alone = operand.exact
-            || memory == MachineModel::HOST
-            || array.n_home_writers.load(Ordering::SeqCst) == 0;
-        if !alone {
-            state.leave_writer(operand, memory);
-            array.update_host_only(&state);
-        }
-        alone
     }
+    alone
+}
 
-    pub(super) fn leave_writers(&self, operands: &[Operand], devices: &[DeviceId]) {
-        for operand in operands.iter().filter(|o| o.access.writes()) {
-            let array = &operand.array.0;
-            let mut state = array.state.lock();
-            state.leave_writer(operand, self.model().memory_of(devices[operand.slot]));
-            array.update_host_only(&state);
-        }
+/// The task has ended, or is not going to be staged now.
+pub(super) fn leave_writers(operands: &[Operand], ticket: Ticket) {
+    for operand in operands.iter().filter(|o| o.access.writes()) {
+        let array = &operand.array.0;
+        let mut state = array.state.lock();
+        state.leave_writers(ticket);
+        array.update_host_only(&state);
     }
 }

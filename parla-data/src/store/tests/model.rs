@@ -1,0 +1,559 @@
+//! Random programs on streams that move in random order, against an oracle with the values that each task must see.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::fake::addresses;
+use super::*;
+
+const HEIGHT: usize = 6;
+const WIDTH: usize = 8;
+const N_ARRAYS: usize = 3;
+const BYTES: u64 = (HEIGHT * WIDTH * ITEM) as u64;
+
+/// Numbers that look random, by a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+
+    fn region(&mut self) -> Region {
+        let mut range = |n: usize| {
+            let (a, b) = (self.roll(n + 1), self.roll(n + 1));
+            a.min(b)..a.max(b)
+        };
+        Region::new([range(HEIGHT), range(WIDTH)])
+    }
+}
+
+/// Values of all elements as a task would see them in the order of the program; `None`: nobody knows.
+type Values = Vec<Option<u32>>;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Well,
+    Badly,
+    NotBegun,
+}
+
+#[derive(Debug)]
+struct Task {
+    operands: Arc<[Operand]>,
+    devices: Vec<DeviceId>,
+    version: u32,
+    fate: Fate,
+    // By operand, by element used.
+    expected: Vec<Vec<Option<u32>>>,
+    refused: bool,
+    state: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Staging(mpsc::Receiver<Result<Staged, DataError>>),
+    Staged(Staged),
+    Begun(Staged),
+    Over,
+}
+
+/// The positions in a box that a task uses.
+fn used(operand: &Operand) -> Vec<usize> {
+    let step = if operand.exact { 1 } else { 2 };
+    (0..operand.region.n_elements()).step_by(step).collect()
+}
+
+fn elements(region: &Region) -> Vec<usize> {
+    let ranges: Vec<_> = region.ranges().collect();
+    let columns = ranges[1].clone();
+    let rows = ranges[0].clone();
+    rows.flat_map(|row| columns.clone().map(move |column| row * WIDTH + column))
+        .collect()
+}
+
+fn used_elements(operand: &Operand) -> BTreeSet<usize> {
+    let all = elements(&operand.region);
+    used(operand).into_iter().map(|i| all[i]).collect()
+}
+
+struct Model {
+    bench: Bench,
+    arrays: Vec<Array>,
+    values: Vec<Values>,
+    tasks: Vec<Task>,
+    dice: Dice,
+    version: u32,
+    n_gpus: usize,
+    ordered: bool,
+    // What bodies on streams saw that they should not have.
+    complaints: Arc<Mutex<Vec<String>>>,
+    // Only what makes the number of bytes moved certain.
+    sparing: bool,
+    // Bytes that had to travel into each memory.
+    least: Vec<u64>,
+    // By array and element: the memories that have it, if nothing is ever evicted.
+    places: Vec<Vec<BTreeSet<usize>>>,
+}
+
+impl Model {
+    fn new(seed: u64, n_gpus: usize, capacity: u64, ordered: bool) -> Self {
+        let bench = Bench::new(&vec![capacity; n_gpus]);
+        bench.world.eager.store(false, Ordering::SeqCst);
+        for gpu in &bench.gpus.0 {
+            gpu.stream_ordered.store(ordered, Ordering::SeqCst);
+        }
+        let initial: Values = (0..(HEIGHT * WIDTH) as u32).map(Some).collect();
+        Self {
+            bench,
+            arrays: (0..N_ARRAYS).map(|_| array(&[HEIGHT, WIDTH])).collect(),
+            values: vec![initial; N_ARRAYS],
+            tasks: Vec::new(),
+            dice: Dice(seed),
+            version: 1000,
+            n_gpus,
+            ordered,
+            complaints: Arc::default(),
+            sparing: false,
+            least: vec![0; n_gpus + 1],
+            places: vec![vec![BTreeSet::from([0]); HEIGHT * WIDTH]; N_ARRAYS],
+        }
+    }
+
+    fn index(&self, array: &Array) -> usize {
+        self.arrays
+            .iter()
+            .position(|a| a.id() == array.id())
+            .unwrap()
+    }
+
+    fn device(&mut self) -> DeviceId {
+        DeviceId(self.dice.roll(self.n_gpus + 1) as u32)
+    }
+
+    /// Something that can happen does. `false`: nothing can.
+    fn advance(&mut self) -> bool {
+        let start = self.dice.roll(8);
+        if start < 5 && self.bench.world.step(self.dice.roll(16)) {
+            return true;
+        }
+        let n = self.tasks.len();
+        let first = self.dice.roll(n.max(1));
+        for i in 0..n {
+            let i = (first + i) % n;
+            if self.move_task(i) {
+                self.tasks.retain(|task| !matches!(task.state, Stage::Over));
+                return true;
+            }
+        }
+        self.bench.world.step(self.dice.roll(16))
+    }
+
+    fn drain(&mut self) {
+        while self.advance() {}
+        assert!(
+            self.tasks.is_empty(),
+            "nothing moves any more: {:?}",
+            self.tasks
+        );
+    }
+
+    fn move_task(&mut self, i: usize) -> bool {
+        let task = &mut self.tasks[i];
+        match std::mem::replace(&mut task.state, Stage::Over) {
+            Stage::Staging(received) => match received.try_recv() {
+                Err(mpsc::TryRecvError::Empty) => {
+                    task.state = Stage::Staging(received);
+                    false
+                }
+                Err(error) => panic!("a request was forgotten: {error}"),
+                Ok(Ok(staged)) => {
+                    assert!(!task.refused, "{task:?} reads what nobody knows");
+                    task.state = Stage::Staged(staged);
+                    true
+                }
+                Ok(Err(error)) => {
+                    assert!(task.refused, "{error}");
+                    assert!(matches!(error, DataError::Invalid { .. }), "{error}");
+                    true
+                }
+            },
+            Stage::Staged(mut staged) => {
+                if task.fate == Fate::NotBegun {
+                    staged.end(Ended::NotBegun);
+                    return true;
+                }
+                staged.begin();
+                let on_gpus = task.devices.iter().all(|d| d.0 > 0);
+                if self.ordered && on_gpus && task.fate == Fate::Well {
+                    self.launch(i, staged);
+                    return true;
+                }
+                // A body that touches its data itself waits for it.
+                for (_, event) in staged.events() {
+                    while !event.is_done().unwrap() {
+                        assert!(self.bench.world.step(self.dice.roll(16)), "it hangs");
+                    }
+                }
+                let complaints = body(&self.tasks[i], staged.places());
+                assert!(complaints.is_empty(), "{complaints:?}");
+                self.tasks[i].state = Stage::Begun(staged);
+                true
+            }
+            Stage::Begun(staged) => {
+                staged.end(match task.fate {
+                    Fate::Badly => Ended::Badly("it failed".to_owned()),
+                    _ => Ended::Well(Vec::new()),
+                });
+                true
+            }
+            Stage::Over => false,
+        }
+    }
+
+    /// The body puts its work on a stream and returns.
+    fn launch(&mut self, i: usize, staged: Staged) {
+        let task = &mut self.tasks[i];
+        let machine = self.bench.store.machine();
+        let stream = machine.device(task.devices[0]).stream().unwrap();
+        for (_, event) in staged.events() {
+            stream.wait(event).unwrap();
+        }
+        let complaints = Arc::clone(&self.complaints);
+        let places = staged.places().to_vec();
+        let copy = Task {
+            operands: Arc::clone(&task.operands),
+            devices: task.devices.clone(),
+            expected: task.expected.clone(),
+            state: Stage::Over,
+            ..*task
+        };
+        let kernel = move || complaints.lock().extend(body(&copy, &places));
+        stream.launch(Box::new(kernel), 0).unwrap();
+        staged.end(Ended::Well(vec![stream.record().unwrap()]));
+    }
+
+    /// Lets things happen until no task is under way that these operands must come after.
+    fn order(&mut self, operands: &[Operand], strict: bool) {
+        loop {
+            let conflict = |task: &Task| {
+                task.operands.iter().any(|a| {
+                    operands.iter().any(|b| {
+                        let boxes = strict || task.fate != Fate::Well || task.refused;
+                        a.array.id() == b.array.id()
+                            && (a.access.writes() || b.access.writes())
+                            && if boxes {
+                                a.region.intersection(&b.region).is_some()
+                            } else {
+                                !used_elements(a).is_disjoint(&used_elements(b))
+                            }
+                    })
+                })
+            };
+            if !self.tasks.iter().any(conflict) {
+                return;
+            }
+            assert!(self.advance(), "nothing moves any more: {:?}", self.tasks);
+        }
+    }
+
+    fn spawn(&mut self) {
+        let two = self.n_gpus > 1 && self.dice.roll(6) == 0;
+        let mut devices = vec![self.device()];
+        if two {
+            devices.push(DeviceId((devices[0].0 + 1) % (self.n_gpus as u32 + 1)));
+        }
+        let mut operands = Vec::new();
+        for _ in 0..1 + self.dice.roll(3) {
+            // On two devices each has arrays of its own: what a task's devices see of each other's writes is up to them.
+            let slot = self.dice.roll(devices.len());
+            let array = if two { slot } else { self.dice.roll(N_ARRAYS) };
+            let access = [Access::Input, Access::Output, Access::InOut][self.dice.roll(3)];
+            operands.push(Operand {
+                array: self.arrays[array].clone(),
+                region: self.dice.region(),
+                access,
+                exact: self.dice.roll(4) > 0,
+                slot,
+            });
+        }
+        if self.bench.store.check_fits(&operands, &devices, 0).is_err() {
+            return;
+        }
+        let fate = match self.dice.roll(20) {
+            0 => Fate::Badly,
+            1 => Fate::NotBegun,
+            _ => Fate::Well,
+        };
+        let lost = |o: &Operand| {
+            let values = &self.values[self.index(&o.array)];
+            o.fetches() && elements(&o.region).iter().any(|&e| values[e].is_none())
+        };
+        // Whether a box has an element that nobody knows may depend on those that are under way.
+        let refused = operands.iter().any(lost);
+        if refused && self.sparing {
+            return;
+        }
+        self.order(&operands, fate != Fate::Well || refused || self.sparing);
+        let expected = operands.iter().map(|o| {
+            let values = &self.values[self.index(&o.array)];
+            used_elements(o)
+                .iter()
+                .map(|&e| values[e].filter(|_| o.access.reads()))
+                .collect()
+        });
+        let expected = expected.collect();
+        self.version += 1;
+        if !refused {
+            self.foresee(&operands, &devices, fate);
+        }
+        let operands: Arc<[Operand]> = operands.into();
+        let store = &self.bench.store;
+        let quick = (self.dice.roll(2) == 0).then(|| store.try_stage(&operands, &devices));
+        let state = match quick.flatten() {
+            Some(staged) => {
+                assert!(!refused);
+                Stage::Staged(staged)
+            }
+            None => Stage::Staging(self.bench.stage(&operands, &devices)),
+        };
+        self.tasks.push(Task {
+            operands,
+            devices,
+            version: self.version,
+            fate,
+            expected,
+            refused,
+            state,
+        });
+    }
+
+    /// What a task does to the values, and to the places where they are.
+    fn foresee(&mut self, operands: &[Operand], devices: &[DeviceId], fate: Fate) {
+        for o in operands.iter().filter(|o| o.fetches()) {
+            let (array, memory) = (self.index(&o.array), devices[o.slot].0 as usize);
+            for element in elements(&o.region) {
+                if self.places[array][element].insert(memory) {
+                    self.least[memory] += ITEM as u64;
+                }
+            }
+        }
+        for o in operands.iter().filter(|o| o.access.writes()) {
+            let (array, memory) = (self.index(&o.array), devices[o.slot].0 as usize);
+            if fate == Fate::NotBegun {
+                continue;
+            }
+            for element in elements(&o.region) {
+                self.places[array][element] = BTreeSet::from([memory]);
+                if fate == Fate::Badly {
+                    self.values[array][element] = None;
+                }
+            }
+            if fate == Fate::Well {
+                for element in used_elements(o) {
+                    self.values[array][element] = Some(self.version);
+                }
+            }
+        }
+    }
+
+    /// A call that blocks, while the streams move.
+    fn blocking<R: Send>(&self, call: impl FnOnce(&Arc<Store>) -> R + Send) -> R {
+        std::thread::scope(|scope| {
+            let store = &self.bench.store;
+            let called = scope.spawn(|| call(store));
+            let mut n_idle = 0_u64;
+            while !called.is_finished() {
+                if !self.bench.world.step(0) {
+                    n_idle += 1;
+                    assert!(n_idle < 1_000_000_000, "it hangs");
+                    std::thread::yield_now();
+                }
+            }
+            called.join().unwrap()
+        })
+    }
+
+    fn host(&mut self) {
+        let a = self.dice.roll(N_ARRAYS);
+        let array = self.arrays[a].clone();
+        let region = self.dice.region();
+        let write = self.dice.roll(3) == 0;
+        let access = if write { Access::InOut } else { Access::Input };
+        self.order(&[operand(&array, region.clone(), access)], true);
+        let known = elements(&region)
+            .iter()
+            .all(|&e| self.values[a][e].is_some());
+        let done = self.blocking(|store| store.to_host(&array, &region, write));
+        assert_eq!(done.is_ok(), known || write, "{done:?}");
+        if known || write {
+            for element in elements(&region) {
+                if self.values[a][element].is_some() && self.places[a][element].insert(0) {
+                    self.least[0] += ITEM as u64;
+                }
+            }
+        }
+        if known {
+            let values: Values = home_of(&array, &region).into_iter().map(Some).collect();
+            let expected: Values = elements(&region)
+                .iter()
+                .map(|&e| self.values[a][e])
+                .collect();
+            assert_eq!(values, expected);
+        }
+        if write {
+            self.version += 1;
+            for (element, address) in elements(&region)
+                .into_iter()
+                .zip(home_addresses(&array, &region))
+            {
+                self.places[a][element] = BTreeSet::from([0]);
+                self.values[a][element] = Some(self.version);
+                // SAFETY: it is the address of an element of the home, which nobody uses now.
+                unsafe { (address as *mut u32).write(self.version) };
+            }
+        }
+    }
+
+    fn prefetch(&mut self) {
+        let array = self.arrays[self.dice.roll(N_ARRAYS)].clone();
+        let wanted = operand(&array, self.dice.region(), Access::Input);
+        let device = self.device();
+        self.bench.store.prefetch(&wanted, device);
+    }
+
+    fn evict(&mut self) {
+        let array = self.arrays[self.dice.roll(N_ARRAYS)].clone();
+        let memory = MemoryId(self.dice.roll(self.n_gpus + 1) as u32);
+        let all = self.dice.roll(4) == 0;
+        let evicted = self.blocking(|store| {
+            if all {
+                store.flush(&array)
+            } else {
+                store.evict(&array, memory)
+            }
+        });
+        evicted.unwrap();
+    }
+
+    fn check(&self) {
+        for array in &self.arrays {
+            let state = array.0.state.lock();
+            state.directory.check().unwrap();
+        }
+        let complaints = self.complaints.lock();
+        assert!(complaints.is_empty(), "{complaints:?}");
+        for gpu in &self.bench.gpus.0 {
+            let used = parla_device::Device::memory_used(&**gpu);
+            assert!(used <= parla_device::Device::memory_capacity(&**gpu));
+        }
+    }
+
+    /// Everything comes home, and nothing is left.
+    fn finish(mut self) {
+        self.drain();
+        self.check();
+        self.blocking(Store::close).unwrap();
+        for (array, values) in self.arrays.iter().zip(&self.values) {
+            let home = home_of(array, &Region::whole(array.shape()));
+            for (element, value) in values.iter().enumerate() {
+                assert!(
+                    value.is_none_or(|value| value == home[element]),
+                    "element {element}"
+                );
+            }
+            let state = array.0.state.lock();
+            assert_eq!(state.instances.len(), 1);
+            assert!(state.writers.is_empty() && state.home().outstanding.is_empty());
+        }
+        for memory in self.bench.store.stats().memories {
+            assert_eq!(memory.used, 0);
+        }
+        for gpu in &self.bench.gpus.0 {
+            assert_eq!(parla_device::Device::memory_used(&**gpu), 0);
+        }
+    }
+}
+
+fn home_addresses(array: &Array, region: &Region) -> Vec<usize> {
+    if region.is_empty() {
+        return Vec::new();
+    }
+    let state = array.0.state.lock();
+    addresses(&state.home().place(region, None), &region.shape())
+}
+
+/// Looks at what the task reads, then writes what it writes. Returns what was wrong.
+fn body(task: &Task, places: &[Place]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let all = |o: &Operand, place| addresses(place, &o.region.shape());
+    for ((o, place), expected) in task.operands.iter().zip(places).zip(&task.expected) {
+        let addresses = all(o, place);
+        for (i, expected) in used(o).into_iter().zip(expected) {
+            // SAFETY: an element of the operand's place.
+            let value = unsafe { (addresses[i] as *const u32).read() };
+            if expected.is_some_and(|expected| expected != value) {
+                complaints.push(format!("{o:?} at {i}: {value}, not {expected:?}"));
+            }
+        }
+    }
+    for (o, place) in task.operands.iter().zip(places) {
+        let addresses = all(o, place);
+        for i in used(o).into_iter().filter(|_| o.access.writes()) {
+            // SAFETY: an element of the operand's place, which it may write.
+            unsafe { (addresses[i] as *mut u32).write(task.version) };
+        }
+    }
+    complaints
+}
+
+fn run(seed: u64, n_gpus: usize, capacity: u64, ordered: bool, n_steps: usize) {
+    let mut model = Model::new(seed, n_gpus, capacity, ordered);
+    for _ in 0..n_steps {
+        match model.dice.roll(20) {
+            0..8 => model.spawn(),
+            8 => model.host(),
+            9 => model.prefetch(),
+            10 => model.evict(),
+            _ => drop(model.advance()),
+        }
+        model.check();
+    }
+    model.finish();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// With little memory, so that most of it is evicted all the time.
+    #[test]
+    fn random_programs_see_the_newest_values(
+        seed: u64, n_gpus in 1..5_usize, percent in 60..300_u64, ordered: bool, n_steps in 10..150_usize,
+    ) {
+        run(seed, n_gpus, BYTES * percent / 100, ordered, n_steps);
+    }
+
+    /// With much memory nothing travels that does not have to.
+    #[test]
+    fn random_programs_move_the_least_bytes(seed: u64, n_gpus in 1..5_usize, ordered: bool, n_steps in 10..100_usize) {
+        let mut model = Model::new(seed, n_gpus, 100 * BYTES, ordered);
+        model.sparing = true;
+        for _ in 0..n_steps {
+            match model.dice.roll(20) {
+                0..8 => model.spawn(),
+                8 => model.host(),
+                _ => drop(model.advance()),
+            }
+        }
+        model.drain();
+        for (memory, &least) in (0..).zip(&model.least) {
+            assert_eq!(model.bench.bytes_into(MemoryId(memory)), least, "into memory {memory}");
+        }
+        model.finish();
+    }
+}
