@@ -7,7 +7,7 @@ use parla_data::Operand;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
 
 use crate::array::Array;
 use crate::errors;
@@ -50,6 +50,13 @@ impl Argument<'_, '_> {
                 return self.add_one(&array, slot, named);
             }
             for item in tuple.iter_borrowed() {
+                self.add_item(&item, named)?;
+            }
+            return Ok(());
+        }
+        // Before anything is asked of it: an attribute that is not there costs an exception.
+        if let Ok(list) = value.cast_exact::<PyList>() {
+            for item in list.iter() {
                 self.add_item(&item, named)?;
             }
             return Ok(());
