@@ -318,7 +318,8 @@ impl Task {
         let name = name.unwrap_or_else(|| match self.rt.state(self.id()) {
             S::Declared | S::Waiting => "waiting",
             S::Ready => "ready",
-            S::Suspended if self.is_draining() => "draining",
+            // To the graph a task that runs ahead of its devices has ended.
+            S::Suspended | S::Running | S::Done if self.is_draining() => "draining",
             S::Suspended => "suspended",
             S::Running | S::Done | S::Failed => "running",
             S::Cancelled => "cancelled",

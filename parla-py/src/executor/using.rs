@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parla_core::{DeviceId, MachineModel};
 use parla_data::{Ended, Operand};
-use parla_device::{DeviceError, Event};
+use parla_device::{DeviceError, Event, Machine};
 use parla_sched::{Assigned, Cx, Runahead};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
@@ -48,7 +48,7 @@ impl PyExecutor {
             (ran, _) => ran,
         };
         let ran = match &assigned {
-            Some(assigned) => settle(py, task, assigned, runahead, ran),
+            Some(assigned) => self.settle(py, task, assigned, runahead, ran),
             None => ran,
         };
         if let Ran::Failed(error) = &ran {
@@ -97,6 +97,50 @@ impl PyExecutor {
             .map_err(|error| errors::data(py, &error))
     }
 
+    /// The body has returned or raised: what its devices still have to do comes first.
+    fn settle(
+        &self,
+        py: Python<'_>,
+        task: &Py<Task>,
+        assigned: &Assigned,
+        runahead: Runahead,
+        ran: Ran,
+    ) -> Ran {
+        let wanted = match ran {
+            // Where streams keep the order the runtime needs their events, whoever synchronises.
+            Ran::Done(_) => runahead != Runahead::User || self.is_stream_ordered(assigned),
+            Ran::Failed(_) => true,
+            Ran::Awaits(_) | Ran::Drains(_) => false,
+        };
+        if !wanted {
+            return ran;
+        }
+        match (ran, outstanding(assigned)) {
+            (Ran::Done(_), Err(error)) => Ran::Failed(errors::device(py, &error)),
+            (Ran::Done(value), Ok(events)) if !events.is_empty() => {
+                if let Some(uses) = &mut task.get().core.lock().uses {
+                    uses.value = Some(value);
+                }
+                Ran::Drains(events)
+            }
+            (Ran::Failed(error), Ok(events)) => {
+                // It must not go on writing where others write next. The body's own error is the one to report.
+                py.detach(|| events.iter().for_each(|event| drop(event.synchronize())));
+                Ran::Failed(error)
+            }
+            (ran, _) => ran,
+        }
+    }
+
+    /// Whether work on all of its devices goes by the order of streams.
+    fn is_stream_ordered(&self, assigned: &Assigned) -> bool {
+        let ordered = |machine: &Arc<Machine>| {
+            let mut devices = assigned.devices.iter();
+            devices.all(|&device| machine.device(device).stream_ordered())
+        };
+        self.machine().is_some_and(ordered)
+    }
+
     /// A body that will be run again could not have the memory it asked a device for: gives up copies of arrays there that nobody uses.
     fn make_room(&self, py: Python<'_>, task: &Py<Task>, assigned: &Assigned, error: &PyErr) {
         if task.get().core.lock().retries == 0 || !error.is_instance_of::<PyMemoryError>(py) {
@@ -133,39 +177,6 @@ impl PyExecutor {
                 staged.end(Ended::Badly(because));
             }
         });
-    }
-}
-
-/// The body has returned or raised: what its devices still have to do comes first.
-fn settle(
-    py: Python<'_>,
-    task: &Py<Task>,
-    assigned: &Assigned,
-    runahead: Runahead,
-    ran: Ran,
-) -> Ran {
-    let wanted = match ran {
-        Ran::Done(_) => runahead != Runahead::User,
-        Ran::Failed(_) => true,
-        Ran::Awaits(_) | Ran::Drains(_) => false,
-    };
-    if !wanted {
-        return ran;
-    }
-    match (ran, outstanding(assigned)) {
-        (Ran::Done(_), Err(error)) => Ran::Failed(errors::device(py, &error)),
-        (Ran::Done(value), Ok(events)) if !events.is_empty() => {
-            if let Some(uses) = &mut task.get().core.lock().uses {
-                uses.value = Some(value);
-            }
-            Ran::Drains(events)
-        }
-        (Ran::Failed(error), Ok(events)) => {
-            // It must not go on writing where others write next. The body's own error is the one to report.
-            py.detach(|| events.iter().for_each(|event| drop(event.synchronize())));
-            Ran::Failed(error)
-        }
-        (ran, _) => ran,
     }
 }
 
