@@ -1,6 +1,7 @@
 //! How a worker runs a task's body.
 
 mod books;
+mod environment;
 mod using;
 
 use std::collections::HashMap;
@@ -42,6 +43,8 @@ pub(crate) struct PyExecutor {
     threads: Mutex<Vec<Arc<ThreadBook>>>,
     /// What arrays have in the memories of the machine; `None`: there is no memory but the host's.
     store: Option<Arc<Store>>,
+    /// The task environments that the program defined, as Python keeps them; `None`: there are none.
+    pub(crate) environments: Option<Py<PyAny>>,
 }
 
 /// What others may know of a worker thread.
@@ -311,6 +314,13 @@ enum Ran {
 }
 
 fn step(py: Python<'_>, task: &Py<Task>) -> Ran {
+    match task.get().rt.executor().environments {
+        None => step_here(py, task),
+        Some(_) => environment::around(py, task, || step_here(py, task)),
+    }
+}
+
+fn step_here(py: Python<'_>, task: &Py<Task>) -> Ran {
     let this = task.get();
     let (work, is_coroutine) = {
         let mut core = this.core.lock();

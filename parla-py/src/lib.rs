@@ -31,6 +31,7 @@ mod key;
 mod machine;
 mod operands;
 mod placed;
+mod policies;
 mod python;
 mod room;
 mod runtime;
@@ -57,6 +58,8 @@ mod _native {
     use super::kernels::{sleep_gil, sleep_nogil};
     #[pymodule_export]
     use super::machine::{configure_machine, machine};
+    #[pymodule_export]
+    use super::policies::{check_policy, policies};
     #[pymodule_export]
     use super::runtime::{
         Runtime, after_fork, before_fork, current_task, forget_all, set_finish_scope, stop_all,

@@ -151,7 +151,8 @@ fn describe<'py>(py: Python<'py>, machine: &Machine) -> PyResult<Bound<'py, PyDi
 }
 
 /// What a configuration may have, with the environment variable that says the same.
-const KEYS: [(&str, &str); 7] = [
+const KEYS: [(&str, &str); 8] = [
+    ("file", "PARLA_DEVICE_FILE"),
     ("cpu_cores", "PARLA_CORES"),
     ("cpu_memory", "PARLA_CPU_MEM"),
     ("sim_gpus", "PARLA_SIM_GPUS"),

@@ -53,6 +53,20 @@ impl Placed {
         }
     }
 
+    /// What a `parla._placement.Placement` says.
+    pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let affinity: i64 = object.getattr("affinity")?.extract()?;
+        Ok(Self {
+            claim: Claim {
+                vcus: Vcus(object.getattr("vcus")?.extract()?),
+                memory: object.getattr("memory")?.extract()?,
+            },
+            worker: u16::try_from(affinity).ok(),
+            choices: choices(object)?,
+            object: object.clone().unbind(),
+        })
+    }
+
     pub(crate) fn resolve(
         py: Python<'_>,
         placement: Option<&Bound<'_, PyAny>>,
@@ -79,16 +93,7 @@ impl Placed {
             None => PyInt::new(py, 1).into_any(),
         };
         let object = python::resolve_placement(py)?.call1((placement, vcus, memory, ndevices))?;
-        let affinity: i64 = object.getattr("affinity")?.extract()?;
-        let placed = Self {
-            claim: Claim {
-                vcus: Vcus(object.getattr("vcus")?.extract()?),
-                memory: object.getattr("memory")?.extract()?,
-            },
-            worker: u16::try_from(affinity).ok(),
-            choices: choices(&object)?,
-            object: object.unbind(),
-        };
+        let placed = Self::of(&object)?;
         let cachable = match placement {
             None => true,
             Some(placement) => {

@@ -186,6 +186,12 @@ import!(/// `parla.context._enter_devices`: sets the current devices and streams
     enter_devices = "parla.context", "_enter_devices");
 import!(/// `parla.context._leave_devices`: undoes it.
     leave_devices = "parla.context", "_leave_devices");
+import!(/// `parla.environments._choose`: the placement of a task with its environments.
+    choose_environment = "parla.environments", "_choose");
+import!(/// `parla.environments._enter`: enters the environment of the running task.
+    enter_environment = "parla.environments", "_enter");
+import!(/// `parla.environments._leave`: leaves it.
+    leave_environment = "parla.environments", "_leave");
 import!(/// `numbers.Number`.
     number = "numbers", "Number");
 import!(/// `collections.abc.Iterable`.

@@ -196,9 +196,11 @@ pub(crate) struct Runtime {
 #[pymethods]
 impl Runtime {
     /// Starts the workers. With several CPU devices, `memory` (bytes) is that of all of them, and each has its own worker. `policy` (name:option=value)
-    /// places tasks that may run on several devices or use arrays, `depth` of them ahead of those that run on a device.
+    /// places tasks that may run on several devices or use arrays, `depth` of them ahead of those that run on a device. `environments` is for
+    /// `parla.environments`.
     #[new]
-    #[pyo3(signature = (workers, memory, *, devices = 1, trace = false, policy = "locality", depth = 2))]
+    #[pyo3(signature = (workers, memory, *, devices = 1, trace = false, policy = "locality", depth = 2, environments = None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(
         py: Python<'_>,
         workers: usize,
@@ -207,6 +209,7 @@ impl Runtime {
         trace: bool,
         policy: &str,
         depth: usize,
+        environments: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         gil::init(py);
         let placement = placement(py, policy, depth)?;
@@ -225,7 +228,7 @@ impl Runtime {
             placement,
         };
         let rt = py
-            .detach(|| Rt::new(PyExecutor::new(trace, store), options))
+            .detach(|| Rt::new(PyExecutor::new(trace, store, environments), options))
             .map_err(|error| errors::parla_error(py, error.to_string()))?;
         Ok(Self {
             rt: Arc::new(rt),

@@ -34,6 +34,7 @@ pub(crate) struct Spawner {
     retries: u32,
     operands: Option<Arc<[Operand]>>,
     runahead: Option<Runahead>,
+    tags: Option<Py<PyAny>>,
 }
 
 /// Run the decorated function as a task.
@@ -47,7 +48,8 @@ pub(crate) struct Spawner {
 ///     memory: bytes to reserve on the device while it is placed there.
 ///     vcus: fraction of the device to reserve, from 0 to 1.
 ///     ndevices: number of different devices.
-///     tags, data: accepted for programs of earlier versions.
+///     tags: what the task environment that it runs in must have, of those that the runtime was given.
+///     data: accepted for programs of earlier versions.
 ///     runahead: when tasks that depend on it go on: "nonblocking" (as soon as its devices keep the order; the default), "blocking" or "none" (when its
 ///         devices are done), "user" (at once: whoever uses the results synchronises).
 ///     priority: higher runs earlier (default 0).
@@ -143,6 +145,7 @@ pub(crate) fn spawn(
         retries,
         operands,
         runahead,
+        tags: tags.map(|tags| tags.clone().unbind()),
     })
 }
 
@@ -151,6 +154,8 @@ impl Spawner {
     fn __call__(&self, body: &Bound<'_, PyAny>) -> PyResult<Py<Task>> {
         let py = body.py();
         let rt = runtime::current(py)?;
+        let in_environment = self.in_environment(py, &rt)?;
+        let placed = in_environment.as_ref().unwrap_or(&self.placement);
         let captured = Body::capture(body)?;
         if self.retries > 0 && matches!(captured.work, crate::body::Work::Coroutine(_)) {
             return Err(PyValueError::new_err(
@@ -162,7 +167,7 @@ impl Spawner {
             edges.add_all(dependencies.bind(py), &rt)?;
         }
         let Some(taskid) = &self.taskid else {
-            return self.launch(py, &rt, captured, edges, None, None);
+            return self.launch(py, &rt, placed, captured, edges, None, None);
         };
         let taskid = match taskid.bind(py).cast::<TaskID>() {
             Ok(taskid) => taskid.get(),
@@ -175,7 +180,7 @@ impl Spawner {
             space: Space::weak(space)?.unbind(),
         };
         let declared = space.get().begin_spawn(py, &taskid.key, &rt)?;
-        let launched = self.launch(py, &rt, captured, edges, declared, Some(place));
+        let launched = self.launch(py, &rt, placed, captured, edges, declared, Some(place));
         let outcome = match &launched {
             Ok(task) => Ok(task.clone_ref(py)),
             Err(_) => Err(declared.map(|id| (Arc::clone(&rt), id))),
@@ -191,6 +196,7 @@ impl Spawner {
         &self,
         py: Python<'_>,
         rt: &Arc<Rt>,
+        placed: &Placed,
         body: Body,
         edges: Edges,
         declared: Option<TaskId>,
@@ -210,23 +216,18 @@ impl Spawner {
                 .map_or(body.name, |name| name.clone_ref(py)),
             origin: python::Origin::here(py),
             finish_scope: None,
-            uses: self.uses(),
+            uses: self.uses(placed),
         };
         let task = Task::pending(
             py,
-            Task::new(
-                Arc::clone(rt),
-                core,
-                place,
-                self.placement.object.clone_ref(py),
-            ),
+            Task::new(Arc::clone(rt), core, place, placed.object.clone_ref(py)),
         )?;
-        let placing = self.placing();
+        let placing = self.placing(placed);
         let attrs = match &placing {
             None => Attrs {
                 priority: self.priority,
-                worker: self.placement.worker,
-                claim: self.placement.claim,
+                worker: placed.worker,
+                claim: placed.claim,
                 placed: false,
             },
             Some(_) => Attrs {
@@ -279,9 +280,26 @@ impl Spawner {
         }
     }
 
+    /// The placement inside the environments of a runtime that has some; None: the placement as it is.
+    fn in_environment(&self, py: Python<'_>, rt: &Arc<Rt>) -> PyResult<Option<Placed>> {
+        let environments = rt.executor().environments.as_ref();
+        if environments.is_none() && self.tags.is_none() {
+            return Ok(None);
+        }
+        let chosen = python::choose_environment(py)?.call1((
+            environments,
+            &self.placement.object,
+            &self.tags,
+        ))?;
+        if chosen.is_none() {
+            return Ok(None);
+        }
+        Placed::of(&chosen).map(Some)
+    }
+
     /// What the task keeps at hand while it runs; nothing for one that is neither placed nor uses arrays.
-    fn uses(&self) -> Option<Box<Uses>> {
-        let operands = match (&self.operands, &self.placement.choices) {
+    fn uses(&self, placed: &Placed) -> Option<Box<Uses>> {
+        let operands = match (&self.operands, &placed.choices) {
             (Some(operands), _) => Arc::clone(operands),
             (None, Choices::Devices(_)) => Arc::default(),
             (None, _) => return None,
@@ -293,8 +311,8 @@ impl Spawner {
     }
 
     /// What a policy needs to place the task; `None`: there is nothing to choose and nothing to move.
-    fn placing(&self) -> Option<Arc<Placing>> {
-        let choices: &Arc<[Choice]> = match (&self.operands, &self.placement.choices) {
+    fn placing(&self, placed: &Placed) -> Option<Arc<Placing>> {
+        let choices: &Arc<[Choice]> = match (&self.operands, &placed.choices) {
             (_, Choices::HostOnly) | (None, Choices::Cpu(_)) => return None,
             (_, Choices::Cpu(choices) | Choices::Devices(choices)) => choices,
         };

@@ -1,7 +1,7 @@
 //! A task as Python sees it: a future with a name.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parla_core::TaskId;
@@ -22,6 +22,9 @@ use crate::python::Origin;
 use crate::runtime::{self, Rt};
 use crate::space::{Dependency, Resolved, Space, TaskID};
 
+/// In place of an option's number: nobody had to choose, or has yet.
+pub(crate) const UNDECIDED: u32 = u32::MAX;
+
 /// A spawned task.
 ///
 /// ``spawn`` returns it; so does ``T[0].task``. Await it in a task, or ask for its ``result()`` anywhere.
@@ -35,6 +38,8 @@ pub(crate) struct Task {
     pub(crate) place: Option<Place>,
     /// It was spawned with [`Core::uses`].
     pub(crate) has_uses: bool,
+    /// Which option of its placement was chosen, or [`UNDECIDED`]; a record that nothing is ordered by.
+    pub(crate) choice: AtomicU32,
     /// Placement: where the task may run, shared with other tasks.
     placement: Py<PyAny>,
 }
@@ -89,6 +94,7 @@ impl Task {
             rt,
             id: AtomicU64::new(u64::MAX),
             has_uses: core.uses.is_some(),
+            choice: AtomicU32::new(UNDECIDED),
             core: Mutex::new(core),
             place,
             placement,
@@ -350,6 +356,12 @@ impl Task {
     #[getter]
     fn placement(&self, py: Python<'_>) -> Py<PyAny> {
         self.placement.clone_ref(py)
+    }
+
+    /// Which option of its placement was chosen; None if nobody had to choose, or has yet (internal).
+    #[getter]
+    fn _choice(&self) -> Option<u32> {
+        Some(self.choice.load(Ordering::Relaxed)).filter(|&choice| choice != UNDECIDED)
     }
 
     /// The task's number in traces (internal).

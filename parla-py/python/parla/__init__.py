@@ -95,3 +95,12 @@ __all__ = [
     "specialized",
     "tasks",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`TaskEnvironment`, which few programs need, is imported when it is asked for."""
+    if name == "TaskEnvironment":
+        from parla.environments import TaskEnvironment
+
+        return TaskEnvironment
+    raise AttributeError(f"module 'parla' has no attribute {name!r}")

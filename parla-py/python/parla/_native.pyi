@@ -18,6 +18,7 @@ __all__ = [
     "after_fork",
     "assignment",
     "before_fork",
+    "check_policy",
     "configure_machine",
     "copy_strided",
     "current_task",
@@ -25,6 +26,7 @@ __all__ = [
     "forget_all",
     "lend_task",
     "machine",
+    "policies",
     "set_current_slot",
     "set_finish_scope",
     "sleep_gil",
@@ -98,6 +100,8 @@ class Task(Awaitable[Any]):
     def dependencies(self) -> tuple[Task | TaskID, ...]: ...
     @property
     def placement(self) -> Placement: ...
+    @property
+    def _choice(self) -> int | None: ...
     @property
     def _number(self) -> int: ...
     @property
@@ -180,6 +184,7 @@ class Runtime:
         trace: bool = False,
         policy: str = "locality",
         depth: int = 2,
+        environments: Any = None,
     ) -> Runtime: ...
     def open(self) -> None: ...
     def finish(
@@ -214,6 +219,8 @@ def spawn(
     retries: int | None = None,
     task: Any = None,
 ) -> Spawner: ...
+def check_policy(policy: str) -> None: ...
+def policies() -> str: ...
 def machine() -> dict[str, Any]: ...
 def configure_machine(config: dict[str, Any] | None) -> None: ...
 def device_array(device_number: int, shape: Sequence[int], itemsize: int) -> DeviceBlock: ...

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parla import _machine
 from parla.cpu import cpu, one_device_per_core
@@ -29,6 +29,9 @@ from parla.device import (
     parse_vcus,
 )
 from parla.errors import PlacementError
+
+if TYPE_CHECKING:
+    from parla.environments import TaskEnvironment
 
 __all__ = ["Placement", "resolve"]
 
@@ -63,6 +66,8 @@ class Placement:
     """The worker it must run on; -1 is any."""
     claims: tuple[tuple[Claim, ...], ...]
     """What it claims, for each option and each of its devices."""
+    environments: tuple[TaskEnvironment | None, ...] = ()
+    """The environment of each option, where the runtime has some for this task."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from parla.device import use_by_default
 from parla.devices import gpu
+from parla.environments import GPUComponent, MultiGPUComponent
 
-__all__ = ["gpu"]
+__all__ = ["GPUComponent", "MultiGPUComponent", "gpu"]
 
 if not TYPE_CHECKING and not len(gpu):
     raise ImportError(f"parla.cuda: {gpu.unavailable}", name=__name__)

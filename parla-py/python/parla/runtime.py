@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parla import _native, device
 from parla import cpu as _cpu
@@ -19,9 +19,14 @@ from parla.device import Architecture, Device
 from parla.devices import check_environment
 from parla.errors import DeadlockError, ParlaError, PolicyError, SchedulerException
 
+if TYPE_CHECKING:
+    from parla.environments import TaskEnvironment
+
 __all__ = ["Parla"]
 
 _MAX_WORKERS = 4096
+_MAX_DEPTH = 1024
+_DEFAULT_POLICY = "locality"
 _hooks_installed = False
 
 
@@ -56,13 +61,16 @@ class Parla(metaclass=_ClassAsRuntime):
     Any number of runtimes may follow each other; each thread may have its own.
 
     Args:
-        environments: task environments of 0.2 come with a later version: anything but None is an error.
+        environments: what is set up around the bodies of tasks, by device and tags: `parla.environments.TaskEnvironment`.
         workers: how many bodies run at the same time; default: ``PARLA_NUM_THREADS``, else the physical cores that this process may use
             (affinity and cgroup limits respected).
         n_workers: 0.3's name for `workers`.
-        policy: the placement policy. With one kind of device there is nothing to choose; the name is kept for later versions.
-        devices: restricts the runtime to these devices; CPU devices only in this version.
-        dev_config_file: simulated devices come with a later version: anything but None is an error.
+        policy: who decides where a task runs that may run in several places: a name, with options as in ``"locality:window=32"``.
+            Default: ``PARLA_POLICY``, else ``locality``. ``PARLA_POLICY=help`` prints what there is and ends the program.
+        depth: how many tasks a device has in preparation beside the one that runs, so that copies of data overlap with work.
+        devices: no task runs on other devices than these (devices, architectures); what asks for others is a `PlacementError`.
+        dev_config_file: a YAML file that describes the machine: CPUs, simulated GPUs, links (`parla.devices`). It is that of this process
+            from when the block is entered, also after its end.
         trace: True keeps a record of everything that happens (`trace`); a path also writes it there at the end, for Perfetto or Chrome.
             Default: ``PARLA_TRACE``.
         check: also check the core's invariants at the end of the block.
@@ -74,31 +82,33 @@ class Parla(metaclass=_ClassAsRuntime):
 
     def __init__(
         self,
-        environments: None = None,
+        environments: Iterable[TaskEnvironment] | TaskEnvironment | None = None,
         *,
         workers: int | None = None,
         n_workers: int | None = None,
-        policy: str = "locality",
+        policy: str | None = None,
+        depth: int = 2,
         devices: Iterable[Architecture | Device] | Architecture | Device | None = None,
-        dev_config_file: None = None,
+        dev_config_file: str | os.PathLike[str] | None = None,
         trace: bool | str | os.PathLike[str] | None = None,
         check: bool = False,
         sig_type: int = signal.SIGINT,
     ) -> None:
         """Check the arguments; the workers start when the block is entered."""
-        if environments is not None:
-            raise ValueError("environments: task environments are not part of this version; leave it out")
-        if dev_config_file is not None:
-            raise ValueError("dev_config_file: simulated devices are not part of this version; leave it out")
         if workers is not None and n_workers is not None:
             raise TypeError("workers and n_workers are two names for the same argument")
         self._workers = _count(workers if n_workers is None else n_workers)
-        if not isinstance(policy, str):
-            raise TypeError(f"policy: expected a name, not {type(policy).__name__}")
-        if policy != "locality":
-            raise PolicyError(f"policy: {policy!r} is not known; this version has 'locality' only")
-        _check_devices(devices)
-        check_environment()
+        self._policy = _policy_option(policy)
+        self._depth = _whole(depth, "depth", _MAX_DEPTH)
+        self._environments: Any = None
+        devices = _check_devices(devices)
+        if environments is not None or devices is not None:
+            from parla.environments import _Terms
+
+            self._environments = _Terms.check(environments, devices)
+        self._config_file = _file_option(dev_config_file)
+        if self._config_file is None:
+            check_environment()
         self._check = bool(check)
         self._trace_path, self._tracing = _trace_option(trace)
         try:
@@ -123,11 +133,19 @@ class Parla(metaclass=_ClassAsRuntime):
         _install_hooks()
         if self._trace_path is not None:
             _trace.check_writable(self._trace_path)
+        if self._config_file is not None:
+            _native.configure_machine({"file": str(self._config_file)})
         workers = self._workers or _cpu.default_workers()
         native = None
         try:
             native = _native.Runtime(
-                workers, _cpu.memory_capacity(), devices=len(_cpu.cpu.devices), trace=self._tracing
+                workers,
+                _cpu.memory_capacity(),
+                devices=len(_cpu.cpu.devices),
+                trace=self._tracing,
+                policy=self._policy,
+                depth=self._depth,
+                environments=self._environments,
             )
             self._handler = _raise_on(self._signal)
             self._native = native
@@ -185,7 +203,9 @@ class Parla(metaclass=_ClassAsRuntime):
 
         Keys: ``workers``, tasks ``spawned``, ``pending``, ``done``, ``failed``, ``cancelled``; ``steps_per_worker`` (bodies run, an
         awaiting body counts each time it goes on), ``steals``, ``parks`` (times a worker went to sleep); ``vcus_claimed``,
-        ``memory_claimed`` and ``memory`` (bytes).
+        ``memory_claimed`` and ``memory`` (bytes). Where there are GPUs also ``devices``, a list with ``name``, ``tasks`` (ended there, of
+        those that a policy placed) and ``busy_s`` (seconds) of each, and ``memories``, a list with ``name``, ``used`` and ``peak``
+        (bytes), ``evictions``, ``copies`` (to it) and ``bytes_from`` (bytes copied to it, by the name of the memory they came from).
         """
         return self._last_stats if self._native is None or not self._open else self._native.stats()
 
@@ -225,22 +245,55 @@ class Parla(metaclass=_ClassAsRuntime):
 
 
 def _count(workers: Any) -> int | None:
-    if workers is None:
+    return None if workers is None else _whole(workers, "workers", _MAX_WORKERS)
+
+
+def _whole(value: Any, name: str, most: int) -> int:
+    """A whole number from 1 to `most`."""
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{name}: expected an integer, not {type(value).__name__}")
+    number = value.__index__()
+    if not 1 <= number <= most:
+        raise ValueError(f"{name}: expected 1 to {most}, got {number}")
+    return int(number)
+
+
+def _policy_option(policy: Any) -> str:
+    """The policy's name and options; the list of policies is printed if the environment asks for it."""
+    if policy is None:
+        policy = os.environ.get("PARLA_POLICY", "").strip() or _DEFAULT_POLICY
+        if policy == "help":
+            print(_native.policies(), flush=True)
+            raise SystemExit(0)
+        try:
+            _native.check_policy(policy)
+        except PolicyError as error:
+            raise PolicyError(f"PARLA_POLICY={policy}: {str(error).removeprefix('policy: ')}") from None
+    elif not isinstance(policy, str):
+        raise TypeError(f"policy: expected a name, not {type(policy).__name__}")
+    _native.check_policy(policy)
+    return policy
+
+
+def _file_option(file: Any) -> Path | None:
+    if file is None:
         return None
-    if isinstance(workers, bool) or not hasattr(type(workers), "__index__"):
-        raise TypeError(f"workers: expected an integer, not {type(workers).__name__}")
-    count = workers.__index__()
-    if not 1 <= count <= _MAX_WORKERS:
-        raise ValueError(f"workers: expected 1 to {_MAX_WORKERS}, got {count}")
-    return int(count)
+    if not isinstance(file, str | os.PathLike):
+        raise TypeError(f"dev_config_file: expected a file name, not {type(file).__name__}")
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"dev_config_file: there is no file {str(path)!r}")
+    return path
 
 
-def _check_devices(devices: Any) -> None:
+def _check_devices(devices: Any) -> tuple[Architecture | Device, ...] | None:
     if devices is None:
-        return
-    for one in devices if isinstance(devices, list | tuple | set) else (devices,):
+        return None
+    found = tuple(devices) if isinstance(devices, list | tuple | set) else (devices,)
+    for one in found:
         if not isinstance(one, Architecture | Device):
             raise TypeError(f"devices: expected devices or architectures, not {type(one).__name__}")
+    return found
 
 
 def _trace_option(trace: Any) -> tuple[Path | None, bool]:

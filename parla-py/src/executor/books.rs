@@ -15,10 +15,15 @@ use crate::task::{Outcome, Task};
 use crate::{errors, machine};
 
 impl PyExecutor {
-    pub(crate) fn new(trace: bool, store: Option<Arc<Store>>) -> Self {
+    pub(crate) fn new(
+        trace: bool,
+        store: Option<Arc<Store>>,
+        environments: Option<Py<PyAny>>,
+    ) -> Self {
         Self {
             trace,
             store,
+            environments,
             pid: std::process::id(),
             ..Self::default()
         }

@@ -1,6 +1,7 @@
 //! How a worker runs a body that uses arrays or devices.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parla_core::{DeviceId, MachineModel};
 use parla_data::{Ended, Operand};
@@ -11,7 +12,7 @@ use pyo3::prelude::*;
 
 use super::{PyExecutor, PyThread, Ran, step};
 use crate::assignment;
-use crate::task::Task;
+use crate::task::{Task, UNDECIDED};
 use crate::{errors, keep, machine, python, room};
 
 impl PyExecutor {
@@ -73,6 +74,10 @@ impl PyExecutor {
             let mut core = task.get().core.lock();
             let uses = core.uses.as_mut().expect("it is there until the task ends");
             uses.assigned = assigned.cloned();
+            if let Some(assigned) = assigned {
+                let choice = u32::try_from(assigned.choice).unwrap_or(UNDECIDED);
+                task.get().choice.store(choice, Ordering::Relaxed);
+            }
             let goes_on = std::mem::replace(&mut uses.begun, true);
             if assigned.is_some() || goes_on {
                 return Ok(());
