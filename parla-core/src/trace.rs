@@ -1,6 +1,6 @@
 //! What happened, as plain data. Times are arguments: whoever records them owns the clock.
 
-use crate::{Claim, TaskId};
+use crate::{Claim, DeviceId, TaskId};
 
 /// One step in the life of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct TraceRecord {
     pub worker: Option<u32>,
     /// For [`TraceEvent::Spawned`]: the dependencies; for [`TraceEvent::Suspended`]: the awaited tasks.
     pub tasks: Vec<TaskId>,
+    /// For [`TraceEvent::Placed`]: the chosen devices.
+    pub devices: Vec<DeviceId>,
     /// For [`TraceEvent::Spawned`]: what it will claim.
     pub claim: Claim,
     /// Nanoseconds that an exclusive resource of the host language (Python's GIL) was held since the body last started.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parla_core::lock::Mutex;
-use parla_core::{Claim, TaskId, TraceEvent, Vcus};
+use parla_core::{Claim, DeviceId, TaskId, TraceEvent, Vcus};
 use parla_data::Store;
 use parla_sched::{Cx, Options, SpawnError, Task as Request, Waited};
 use pyo3::ffi;
@@ -380,7 +380,7 @@ impl Runtime {
 
     /// The trace so far, one dict per record.
     fn trace<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let records = py.detach(|| self.rt.trace());
+        let (records, devices) = py.detach(|| (self.rt.trace(), self.rt.stats().devices));
         let list = PyList::empty(py);
         for record in records {
             let (name, location) = self.rt.executor().traced_name(record.task);
@@ -399,6 +399,11 @@ impl Runtime {
                     dict.set_item("location", location)?;
                 }
                 TraceEvent::Suspended => dict.set_item("on", ids)?,
+                TraceEvent::Placed => {
+                    let name = |device: &DeviceId| devices.get(device.0 as usize).map(|d| &d.name);
+                    let names: Vec<_> = record.devices.iter().filter_map(name).collect();
+                    dict.set_item("devices", names)?;
+                }
                 _ => {}
             }
             if matches!(

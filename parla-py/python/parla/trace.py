@@ -2,7 +2,7 @@
 
 A record is a dict with ``event`` ("spawned", "ready", "placed" (devices were chosen, data are on their way), "running", "suspended",
 "draining" (the body has returned, its devices are still at work), "resumed", "done", "failed", "cancelled"), ``task`` (a number), ``name``, ``time`` (seconds since the runtime started) and ``worker`` (-1: a thread that is no worker).
-"spawned" adds ``deps`` (task numbers), ``vcus`` and ``memory`` (what it will claim) and ``location`` (``file:line``); "suspended"
+"placed" adds ``devices`` (their names); "spawned" adds ``deps`` (task numbers), ``vcus`` and ``memory`` (what it will claim) and ``location`` (``file:line``); "suspended"
 adds ``on``; "suspended", "done" and "failed" add ``gil``: seconds since the body last started, less the time in waits and kernels known to release the GIL.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 __all__ = ["to_chrome", "write"]
 
 _BEGINS = ("running", "resumed")
+_DEVICES = 1
 _ENDS = ("suspended", "draining", "done", "failed")
 
 
@@ -25,23 +26,33 @@ def check_writable(path: Path) -> None:
 
 
 def to_chrome(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The records as a document in Chrome's trace event format: a row per worker, an arrow per dependency."""
+    """The records as a document in Chrome's trace event format: a row per worker and per device, an arrow per dependency."""
     events: list[dict[str, Any]] = []
     begun: dict[int, dict[str, Any]] = {}
     ended: dict[int, dict[str, Any]] = {}
     spawned: dict[int, dict[str, Any]] = {}
+    placed: dict[int, list[str]] = {}
+    started: dict[int, float] = {}
     for record in records:
         task, event = record["task"], record["event"]
         if event == "spawned":
             spawned[task] = record
+        elif event == "placed":
+            placed[task] = record["devices"]
         elif event in _BEGINS:
             begun[task] = record
+            started.setdefault(task, record["time"])
             for dep in spawned.get(task, {}).get("deps", ()) if event == "running" else ():
                 if dep in ended:
                     events += _arrow(len(events), ended[dep], record)
         elif event in _ENDS and task in begun:
             begin = begun.pop(task)
-            arguments = {"task": task, "event": event, "gil_us": record.get("gil", 0.0) * 1e6, "spawned_at": spawned.get(task, {}).get("location")}
+            arguments = {
+                "task": task,
+                "event": event,
+                "gil_us": record.get("gil", 0.0) * 1e6,
+                "spawned_at": spawned.get(task, {}).get("location"),
+            }
             events.append(
                 {
                     "name": record["name"],
@@ -56,13 +67,45 @@ def to_chrome(records: list[dict[str, Any]]) -> dict[str, Any]:
             )
             if event not in ("suspended", "draining"):
                 ended[task] = record
+                events += [_on_device(device, record, started[task]) for device in placed.get(task, ())]
         elif event == "cancelled":
-            events.append({"name": f"{record['name']} cancelled", "ph": "i", "s": "g", "ts": record["time"] * 1e6, "pid": 0, "tid": 0})
-    threads = sorted({event["tid"] for event in events})
+            events.append(
+                {
+                    "name": f"{record['name']} cancelled",
+                    "ph": "i",
+                    "s": "g",
+                    "ts": record["time"] * 1e6,
+                    "pid": 0,
+                    "tid": 0,
+                }
+            )
+    devices = sorted({event["tid"] for event in events if event["pid"] == _DEVICES})
+    for row, name in enumerate(devices):
+        events.append({"name": "thread_name", "ph": "M", "pid": _DEVICES, "tid": row, "args": {"name": name}})
+    for event in events:
+        if isinstance(event["tid"], str):
+            event["tid"] = devices.index(event["tid"])
+    if devices:
+        events.append({"name": "process_name", "ph": "M", "pid": _DEVICES, "tid": 0, "args": {"name": "devices"}})
+    threads = sorted({event["tid"] for event in events if event["pid"] != _DEVICES})
     for tid in threads:
         name = f"worker {tid - 1}" if tid else "outside"
         events.append({"name": "thread_name", "ph": "M", "pid": 0, "tid": tid, "args": {"name": name}})
     return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _on_device(device: str, end: dict[str, Any], start: float) -> dict[str, Any]:
+    """A task on a device, from the start of its body to the end of what this gave to the device; ``tid`` is the device's name for now."""
+    return {
+        "name": end["name"],
+        "cat": "device",
+        "ph": "X",
+        "ts": start * 1e6,
+        "dur": (end["time"] - start) * 1e6,
+        "pid": _DEVICES,
+        "tid": device,
+        "args": {"task": end["task"], "event": end["event"]},
+    }
 
 
 def _arrow(number: int, source: dict[str, Any], target: dict[str, Any]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
-use parla_core::{Attrs, Claim, DeviceId, MachineModel, Ready, TaskId, TraceEvent};
+use parla_core::{Attrs, Claim, DeviceId, MachineModel, Ready, TaskId};
 use parla_data::{DataError, Ended, Operand, Staged, Store};
 use parla_device::{DeviceError, Event, Stream};
 use rustc_hash::FxBuildHasher;
@@ -381,7 +381,9 @@ impl<E: Executor> Shared<E> {
     fn stage(&self, placed: Placed) {
         let places = self.places();
         let id = placed.task;
-        self.record(id, TraceEvent::Placed, None);
+        if let Some(trace) = &self.trace {
+            trace.placed(id, &placed.devices);
+        }
         places.flights.lock().insert(id, Flight::Staging);
         if let Some(staged) = self.stage_at_once(&placed) {
             self.staged(placed, Ok(staged));

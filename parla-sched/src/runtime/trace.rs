@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
-use parla_core::{Claim, TaskId, TraceEvent, TraceRecord};
+use parla_core::{Claim, DeviceId, TaskId, TraceEvent, TraceRecord};
 
 pub(super) struct Trace {
     start: Instant,
@@ -34,6 +34,16 @@ impl Trace {
         );
     }
 
+    pub(super) fn placed(&self, task: TaskId, devices: &[DeviceId]) {
+        self.push(task, TraceEvent::Placed, None, Vec::new(), 0);
+        // The record may no longer be the last one, but no task is placed twice.
+        let mut records = self.records.lock();
+        let is_it = |r: &&mut TraceRecord| r.task == task && r.event == TraceEvent::Placed;
+        if let Some(record) = records.iter_mut().rev().find(is_it) {
+            record.devices = devices.to_vec();
+        }
+    }
+
     pub(super) fn push(
         &self,
         task: TaskId,
@@ -62,6 +72,7 @@ impl Trace {
             time_ns,
             worker: worker.map(u32::from),
             tasks,
+            devices: Vec::new(),
             claim,
             held_ns,
         });
