@@ -267,12 +267,16 @@ impl Shared {
                     self.settle(effects, true);
                     threaded = self.state.lock();
                 }
-                Some(at) => self.timer.wait_until(&mut threaded, at),
+                Some(at) => {
+                    self.timer.wait_until(&mut threaded, at);
+                }
                 None if threaded.closing || now >= idle_until => {
                     threaded.timer_runs = false;
                     return;
                 }
-                None => self.timer.wait_until(&mut threaded, idle_until),
+                None => {
+                    self.timer.wait_until(&mut threaded, idle_until);
+                }
             }
         }
     }
