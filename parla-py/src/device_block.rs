@@ -1,6 +1,6 @@
 //! Memory of devices in Python's hands: `DeviceBlock`, and copies between any two memories.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parla_core::{DeviceId, MachineModel};
 use parla_device::{Block, Copy, DeviceError, Machine, Place, Stream};
@@ -17,11 +17,31 @@ use crate::{assignment, errors, keep, machine, room, runtime};
 pub(crate) struct DeviceBlock {
     device: u32,
     block: Arc<Block>,
+    /// The stream of the task that allocated it; gone when that has ended, and its work with it.
+    stream: Option<Weak<dyn Stream>>,
 }
 
 impl DeviceBlock {
     pub(crate) fn new(device: u32, block: Arc<Block>) -> Self {
-        Self { device, block }
+        Self {
+            device,
+            block,
+            stream: None,
+        }
+    }
+}
+
+impl Drop for DeviceBlock {
+    /// A body may drop its scratch memory while kernels that it launched still use it: then the memory goes back after them.
+    fn drop(&mut self) {
+        let stream = self.stream.take().and_then(|stream| stream.upgrade());
+        let Some(stream) = stream else { return };
+        if !stream.is_idle().unwrap_or(true)
+            && let Ok(event) = stream.record()
+        {
+            let block = Arc::clone(&self.block);
+            event.on_done(Box::new(move |_| drop(block)));
+        }
     }
 }
 
@@ -89,7 +109,12 @@ pub(crate) fn device_array(
         allocated => allocated,
     };
     let block = block.map_err(|error| errors::device(py, &error))?;
-    Ok(DeviceBlock::new(id.0, block))
+    let stream = assignment::current(py).and_then(|current| current.stream_on(id));
+    Ok(DeviceBlock {
+        device: id.0,
+        block,
+        stream: stream.map(|stream| Arc::downgrade(&stream)),
+    })
 }
 
 /// Copy a box of elements from one memory to another, and wait until it is there. Strides are in bytes, one per dimension, and may be negative (or

@@ -697,6 +697,35 @@ def test_a_modelled_kernel_drains_after_its_body(two_gpus):
     assert list(a.array) == [3, 6, 9, 12]
 
 
+def test_scratch_memory_outlives_the_kernels_that_use_it(two_gpus):
+    n = 1 << 16
+    started, gate = threading.Event(), threading.Event()
+    with Parla(workers=2):
+
+        @spawn(placement=gpu(0))
+        def launches():
+            scratch = _native.device_array(1, (n,), 8)
+            view = np.asarray(Memory(scratch.address, (n,), (8,), "<f8", None))
+
+            def kernel():
+                started.set()
+                pass_gate(gate)
+                view.fill(7)
+
+            _native.assignment()[0]["stream"].launch(kernel)
+
+        @spawn(placement=gpu(1))
+        def other():
+            pass_gate(started)
+            with pytest.raises(DeviceOutOfMemory):
+                _native.device_array(1, (n + n // 2,), 8)
+            gate.set()
+
+        launches.wait()
+        gc.collect()
+        assert _native.device_array(1, (n + n // 2,), 8).nbytes == 12 * n
+
+
 def test_what_a_kernel_raises_is_the_tasks_error(two_gpus):
     def run(waits):
         with Parla(workers=1):
