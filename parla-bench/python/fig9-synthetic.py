@@ -9,12 +9,12 @@ import argparse
 
 import synthetic_figure
 from parla import graphs
-from synthetic import ROW, Case, rows
+from synthetic import Case, rows
 
 TASK_MS = 16.0
-N = 6250
-MEGABYTES = N * ROW * 4 / 1e6
-"""A block of N rows of d = 1000 float32."""
+N, D = 6250, 1000
+MEGABYTES = N * D * 4 / 1e6
+"""A block of N rows of d float32."""
 
 
 def cases(chosen: argparse.Namespace) -> list[Case]:

@@ -25,9 +25,9 @@ RTX_NODE = Links(host_gb_s=12.0, latency_us=10.0, peer=False)
 them bytes go through the host."""
 
 RTX_MEMORY_GB = 16.0
-SCALE = 100
-ROW = 1000
-"""float32 numbers in a row of a data block (the paper's d)."""
+SCALE = 1000
+ROW = 100
+"""float32 numbers in a row of a data block."""
 
 MODES = graphs.MODES
 LABELS = {
@@ -70,7 +70,7 @@ class Case:
     def of(cls, section: str, name: str, n_gpus: int, megabytes: float, task_ms: float, graph: graphs.Graph) -> Case:
         """A case with its schedules."""
         case = cls(section, name, n_gpus, megabytes, task_ms, graphs.dumps(graph), len(graph))
-        sizes = [int(megabytes * 1e6)] * len(graph.data)
+        sizes = [block.size * ROW * 4 * SCALE for block in graph.data]
         perfect = schedules.schedule(graph, RTX_NODE, n_gpus, sizes)
         case.perfect_s, case.least_bytes = perfect.seconds, perfect.bytes_moved
         case.no_overlap_s = schedules.schedule(graph, RTX_NODE, n_gpus, sizes, prefetch=False).seconds
@@ -148,7 +148,7 @@ def environment(n_gpus: int) -> dict[str, str]:
     return {
         "PARLA_SIM_GPUS": str(n_gpus),
         "PARLA_SIM_GPU_MEM": str(int(RTX_MEMORY_GB * 1e9 / SCALE)),
-        "PARLA_SIM_LINK": f"latency={RTX_NODE.latency_us:g}us,bandwidth={RTX_NODE.host_gb_s * 1000 / SCALE:g}MB/s"
+        "PARLA_SIM_LINK": f"latency={RTX_NODE.latency_us:g}us,bandwidth={RTX_NODE.host_gb_s * 1e6 / SCALE:g}kB/s"
         + ("" if RTX_NODE.peer else ",peer=none"),
     }
 
