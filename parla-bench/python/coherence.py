@@ -6,6 +6,7 @@ Prints a table with targets and writes ``coherence.json``. See parla-bench/READM
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -33,10 +34,10 @@ print(time.perf_counter() - start)
 
 
 def per_task_us(n: int, workers: int, operands: Sequence[Any] | Callable[[int], Any] | None) -> float:
-    """Microseconds per empty task, from the first spawn until the last is done; `operands` says what each task changes."""
-    with Parla(workers=workers) as runtime:
-        for _ in range(100):
-            spawn(placement=cpu)(empty)
+    """Microseconds per empty task, from the first spawn until the block has ended; `operands` says what each task changes."""
+    gc.collect()
+    with Parla(workers=workers):
+        spawn(placement=cpu)(empty).wait()
         start = time.perf_counter()
         if operands is None:
             for _ in range(n):
@@ -47,9 +48,7 @@ def per_task_us(n: int, workers: int, operands: Sequence[Any] | Callable[[int], 
         else:
             for operand in operands:
                 spawn(placement=cpu, inout=[operand])(empty)
-        while runtime.stats()["pending"]:
-            time.sleep(0)
-        return (time.perf_counter() - start) / n * 1e6
+    return (time.perf_counter() - start) / n * 1e6
 
 
 def operands(n: int, workers: int, repetitions: int) -> list[Measurement]:
