@@ -90,7 +90,9 @@ def draw(result: Result, out: Path, name: str) -> list[Path]:
             _bars(axes, section, [case for case in cases if case["section"] == section])
         panels[0][0].set_ylabel("seconds")
         handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+        bars_first = sorted(zip(handles, labels, strict=True), key=lambda pair: pair[1] not in LABELS.values())
+        columns = min(len(bars_first), 2 * len(sections))
+        figure.legend(*zip(*bars_first, strict=True), loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
         figure.suptitle(_title(result), fontsize=8, color="#555555")
         paths = [out / f"{name}.png", out / f"{name}.svg"]
         for path in paths:
@@ -104,11 +106,10 @@ def _bars(axes: Axes, section: str, cases: Sequence[Result]) -> None:
     for k, mode in enumerate(LABELS):
         places = [i + (k - 1) * width for i in range(len(cases))]
         axes.bar(places, [case["medians"][mode] for case in cases], width, color=COLOURS[mode], label=LABELS[mode])
-    for what, label, line, key in (
-        ("perfect", "perfect schedule, placed by hand", "-", "perfect_s"),
-        ("chosen", "greedy schedule, placed by it", ":", "chosen_s"),
+    for label, line, key in (
+        ("computed: perfect, placed by hand", "-", "perfect_s"),
+        ("computed: perfect, best placement", ":", "chosen_s"),
     ):
-        del what
         for i, case in enumerate(cases):
             axes.hlines(case[key], i - 1.7 * width, i + 1.7 * width, "black", line, linewidth=1.2, label=label if i == 0 else None)
     axes.set_xticks(range(len(cases)), [case["name"] for case in cases], fontsize=8)
