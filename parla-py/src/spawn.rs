@@ -192,6 +192,10 @@ impl Spawner {
 }
 
 impl Spawner {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is another part of the task"
+    )]
     fn launch(
         &self,
         py: Python<'_>,

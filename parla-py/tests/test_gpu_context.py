@@ -12,7 +12,8 @@ from machine import GIB, pretend
 from parla import Parla, _libraries, _native, context, spawn
 from parla.cpu import cpu
 from parla.devices import gpu
-from parla.errors import DeviceError
+from parla.errors import DeviceError, InvalidSchedulerAccessException, ParlaError, PlacementError
+from parla.tasks import reserve_persistent_memory
 
 
 class FakeStream:
@@ -378,6 +379,21 @@ def test_wrong_kernels(arguments, error, text):
 
     with pytest.raises(error, match=text):
         sim.kernel(*arguments)
+
+
+def test_memory_for_the_rest_of_the_program_can_not_be_reserved_yet():
+    with pretend(gpus=[GIB]):
+        for amount, device, error, text in [
+            (5, gpu(0), ParlaError, "spawn.*memory=bytes.*PARLA_SIM_GPU_MEM"),
+            (2 * GIB, gpu(0), PlacementError, r"needs 2 GiB, gpu\(0\) has 1 GiB"),
+            (5, gpu(1), PlacementError, r"gpu\(1\) does not exist"),
+            ("5", gpu(0), TypeError, "amount.*str"),
+            (-5, gpu(0), ValueError, "amount.*negative"),
+            (5, "gpu", TypeError, "device.*str"),
+            (5, None, InvalidSchedulerAccessException, "inside a task"),
+        ]:
+            with pytest.raises(error, match=text):
+                reserve_persistent_memory(amount, device)
 
 
 def test_the_cpu_has_no_gpu_stream():

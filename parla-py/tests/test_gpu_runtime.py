@@ -15,11 +15,18 @@ from parla import (
     spawn,
     specialized,
 )
+from parla import device as device_module
 from parla.cpu import cpu
 from parla.device import get_all_devices
 from parla.devices import gpu
 from parla.errors import ParlaError, PlacementError, PolicyError
 from support import LIMIT, run_py
+
+
+@pytest.fixture(autouse=True)
+def parla_cuda_was_not_imported(monkeypatch):
+    """Its import lets tasks without a placement run on GPUs."""
+    monkeypatch.setattr(device_module, "_defaults", [])
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from parla.context import (
     get_current_stream,
     get_current_task,
     has_environment,
+    reserve_persistent_memory,
 )
 from parla.device import Gib, Memory, MemoryKind, Mib, kib
 from parla.errors import (
@@ -88,6 +89,7 @@ __all__ = [
     "get_current_task",
     "has_environment",
     "kib",
+    "reserve_persistent_memory",
     "sleep_gil",
     "sleep_nogil",
     "spawn",

@@ -6,6 +6,7 @@ from parla.context import (
     get_current_stream,
     get_current_task,
     has_environment,
+    reserve_persistent_memory,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "get_current_stream",
     "get_current_task",
     "has_environment",
+    "reserve_persistent_memory",
 ]

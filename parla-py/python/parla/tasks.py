@@ -15,6 +15,7 @@ from parla.context import (
     get_current_stream,
     get_current_task,
     has_environment,
+    reserve_persistent_memory,
 )
 from parla.errors import InvalidSchedulerAccessException
 
@@ -36,6 +37,7 @@ __all__ = [
     "get_current_stream",
     "get_current_task",
     "has_environment",
+    "reserve_persistent_memory",
     "spawn",
     "tasks",
 ]
