@@ -7,7 +7,6 @@ import gc
 import operator
 import pickle
 import weakref
-from types import SimpleNamespace
 
 import pytest
 from support import run_py
@@ -610,8 +609,15 @@ def test_dlpack():
     other = numpy.from_dlpack(p[:, 1:])
     assert same(other, a[:, 1:])
     assert numpy.shares_memory(other, a)
-    back = asarray(SimpleNamespace(__dlpack__=a.__dlpack__, __dlpack_device__=a.__dlpack_device__))
-    assert numpy.shares_memory(back.array, a)
+
+    class Foreign:
+        def __dlpack__(self, **options):
+            return a.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return a.__dlpack_device__()
+
+    assert numpy.shares_memory(asarray(Foreign()).array, a)
     assert not hasattr(p, "__cuda_array_interface__")
 
 

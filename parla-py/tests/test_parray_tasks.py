@@ -472,7 +472,8 @@ def test_many_large_arrays_one_after_another_stay_small():
                 del p, touch
                 gc.collect()
             assert memories(rt)["gpu:0"]["peak"] <= 50 * MIB
-        assert resident_bytes() - before < 300 * MIB, "all of them are 1200 MiB"
+        # The system's allocator keeps some of them.
+        assert resident_bytes() - before < 600 * MIB, "all of them are 1200 MiB"
 
 
 def test_more_data_than_the_device_has():
@@ -632,8 +633,9 @@ def test_device_arrays(two_gpus):
     assert d[0].copy_to_host().tolist() == a[1].tolist()
     shared = numpy.from_dlpack(d)
     assert same(shared, d.copy_to_host())
-    shared[0, 0] = 50
-    assert d[0, 0].copy_to_host() == 50
+    if shared.flags.writeable:  # NumPy 1 can't import writable arrays
+        shared[0, 0] = 50
+        assert d[0, 0].copy_to_host() == 50
     assert not hasattr(d, "__cuda_array_interface__")
     for wrong in ([0, 1], numpy.zeros(4, bool)):
         with pytest.raises(TypeError, match="integers, slices"):

@@ -38,8 +38,11 @@ class PArray(NumPyLike):
     Outside tasks, what reads the array waits for the tasks that write it no longer than is needed to have valid bytes:
     wait for the tasks themselves where their results are meant.
 
-    Two arrays made from the same buffer with the same layout are the same array. Buffers that only overlap are not
-    recognised: make one array of the whole and slice it.
+    Tasks that write parts of an array which lie in overlapping boxes need an order between them, also where the parts have gaps
+    and share no element, as ``a[::2]`` and ``a[1::2]``: what moves is the box.
+
+    Two arrays made from the same buffer with the same layout are the same array, under the name that it got first. Buffers that
+    only overlap are not recognised: make one array of the whole and slice it.
     """
 
     __slots__ = ("__weakref__", "_axes", "_base", "_operand", "_picked", "_root", "_shown", "dtype", "shape")
