@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import operator
 import random
+import threading
 
 import pytest
 from machine import configured
@@ -493,6 +494,51 @@ def test_more_data_than_the_device_has():
             assert memories(rt)["gpu:0"]["peak"] <= MIB
             assert memories(rt)["gpu:0"]["evictions"] > 0
         assert (a == 2 * numpy.arange(1, 17)[:, None]).all()
+
+
+def test_readers_and_evictions_beside_running_tasks(two_gpus):
+    a = numpy.zeros((16, 64))
+    p = asarray(a)
+    ended = threading.Event()
+    errors = []
+
+    def disturb(seed):
+        rng = random.Random(seed)
+        try:
+            while not ended.is_set():
+                i = rng.randrange(16)
+                rng.choice(
+                    [
+                        p[i].sum,
+                        lambda: p.evict(rng.randrange(2)),
+                        p[i : i + 3].tolist,
+                        lambda: p.nbytes_at(0),
+                        p.print_overview,
+                    ]
+                )()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=disturb, args=(seed,)) for seed in range(3)]
+    with Parla(workers=3):
+        for thread in threads:
+            thread.start()
+        T = TaskSpace()
+        try:
+            for step in range(40):
+                for i in range(16):
+
+                    @spawn(T[step, i], [T[step - 1, i]], placement=[gpu, cpu], inout=[p[i]])
+                    def add():
+                        p[i].array[...] += 1
+
+            T.wait(40)
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join(20)
+    assert not errors
+    assert (a == 40).all()
 
 
 # Failures.
