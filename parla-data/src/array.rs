@@ -171,7 +171,9 @@ impl Shared {
 
     /// To be called under the lock of `state` after the last change there.
     pub(crate) fn update_host_only(&self, state: &State) {
-        let only = state.directory.is_home_only()
+        // There may be instances on lost devices that the directory has forgotten.
+        let only = state.instances.len() == 1
+            && state.directory.is_home_only()
             && state.home().outstanding.is_empty()
             && state.writers.is_empty();
         // Pairs with the loads in `is_host_only` and in `store::fast`.

@@ -63,6 +63,9 @@ enum Stage {
     Over,
 }
 
+/// Marks what was made of wrong inputs.
+const TAINT: u32 = 1 << 31;
+
 /// The positions in a box that a task uses.
 fn used(operand: &Operand) -> Vec<usize> {
     let step = if operand.exact { 1 } else { 2 };
@@ -95,6 +98,8 @@ struct Model {
     complaints: Arc<Mutex<Vec<String>>>,
     // Only what makes the number of bytes moved certain.
     sparing: bool,
+    // Devices fail.
+    faulty: bool,
     // Bytes that had to travel into each memory.
     least: Vec<u64>,
     // By array and element: the memories that have it, if nothing is ever evicted.
@@ -120,6 +125,7 @@ impl Model {
             ordered,
             complaints: Arc::default(),
             sparing: false,
+            faulty: false,
             least: vec![0; n_gpus + 1],
             places: vec![vec![BTreeSet::from([0]); HEIGHT * WIDTH]; N_ARRAYS],
         }
@@ -177,6 +183,7 @@ impl Model {
                     task.state = Stage::Staged(staged);
                     true
                 }
+                Ok(Err(_)) if self.faulty => true,
                 Ok(Err(error)) => {
                     assert!(task.refused, "{error}");
                     assert!(matches!(error, DataError::Invalid { .. }), "{error}");
@@ -189,6 +196,12 @@ impl Model {
                     return true;
                 }
                 staged.begin();
+                if self.faulty {
+                    let (operands, devices) = (Arc::clone(&task.operands), task.devices.clone());
+                    let (fate, version) = (task.fate, task.version);
+                    self.foresee(&operands, &devices, fate, version);
+                }
+                let task = &self.tasks[i];
                 let on_gpus = task.devices.iter().all(|d| d.0 > 0);
                 if self.ordered && on_gpus && task.fate == Fate::Well {
                     self.launch(i, staged);
@@ -196,12 +209,23 @@ impl Model {
                 }
                 // A body that touches its data itself waits for it.
                 for (_, event) in staged.events() {
-                    while !event.is_done().unwrap() {
+                    while matches!(event.is_done(), Ok(false)) {
                         assert!(self.bench.world.step(self.dice.roll(16)), "it hangs");
                     }
+                    if event.is_done().is_err() {
+                        assert!(self.faulty);
+                        staged.end(Ended::Badly("what it needed did not arrive".to_owned()));
+                        return true;
+                    }
                 }
-                let complaints = body(&self.tasks[i], staged.places());
-                assert!(complaints.is_empty(), "{complaints:?}");
+                // An event does not tell that what was copied was wrong already: what comes of it is not to be trusted.
+                let taint = if self.faulty && self.ordered {
+                    TAINT
+                } else {
+                    0
+                };
+                let complaints = body(&self.tasks[i], staged.places(), taint);
+                assert!(complaints.is_empty() || taint != 0, "{complaints:?}");
                 self.tasks[i].state = Stage::Begun(staged);
                 true
             }
@@ -219,13 +243,9 @@ impl Model {
     /// The body puts its work on a stream and returns.
     fn launch(&mut self, i: usize, staged: Staged) {
         let task = &mut self.tasks[i];
-        let machine = self.bench.store.machine();
-        let stream = machine.device(task.devices[0]).stream().unwrap();
-        for (_, event) in staged.events() {
-            stream.wait(event).unwrap();
-        }
         let complaints = Arc::clone(&self.complaints);
         let places = staged.places().to_vec();
+        let faulty = self.faulty;
         let copy = Task {
             operands: Arc::clone(&task.operands),
             devices: task.devices.clone(),
@@ -233,9 +253,25 @@ impl Model {
             state: Stage::Over,
             ..*task
         };
-        let kernel = move || complaints.lock().extend(body(&copy, &places));
-        stream.launch(Box::new(kernel), 0).unwrap();
-        staged.end(Ended::Well(vec![stream.record().unwrap()]));
+        let kernel = move || {
+            // What is wrong here is no fault as long as nobody sees what comes of it.
+            let found = body(&copy, &places, if faulty { TAINT } else { 0 });
+            if !faulty {
+                complaints.lock().extend(found);
+            }
+        };
+        let device = self.bench.store.machine().device(task.devices[0]);
+        let event = device.stream().and_then(|stream| {
+            for (_, event) in staged.events() {
+                stream.wait(event)?;
+            }
+            stream.launch(Box::new(kernel), 0)?;
+            stream.record()
+        });
+        staged.end(match event {
+            Ok(event) => Ended::Well(vec![event]),
+            Err(error) => Ended::Badly(error.to_string()),
+        });
     }
 
     /// Lets things happen until no task is under way that these operands must come after.
@@ -299,7 +335,13 @@ impl Model {
         if refused && self.sparing {
             return;
         }
-        self.order(&operands, fate != Fate::Well || refused || self.sparing);
+        let strict = self.sparing || self.faulty;
+        self.order(&operands, fate != Fate::Well || refused || strict);
+        // What went on meanwhile may have poisoned some of it.
+        let refused = operands.iter().any(|o| {
+            let values = &self.values[self.index(&o.array)];
+            o.fetches() && elements(&o.region).iter().any(|&e| values[e].is_none())
+        });
         let expected = operands.iter().map(|o| {
             let values = &self.values[self.index(&o.array)];
             used_elements(o)
@@ -309,8 +351,8 @@ impl Model {
         });
         let expected = expected.collect();
         self.version += 1;
-        if !refused {
-            self.foresee(&operands, &devices, fate);
+        if !refused && !self.faulty {
+            self.foresee(&operands, &devices, fate, self.version);
         }
         let operands: Arc<[Operand]> = operands.into();
         let store = &self.bench.store;
@@ -334,7 +376,7 @@ impl Model {
     }
 
     /// What a task does to the values, and to the places where they are.
-    fn foresee(&mut self, operands: &[Operand], devices: &[DeviceId], fate: Fate) {
+    fn foresee(&mut self, operands: &[Operand], devices: &[DeviceId], fate: Fate, version: u32) {
         for o in operands.iter().filter(|o| o.fetches()) {
             let (array, memory) = (self.index(&o.array), devices[o.slot].0 as usize);
             for element in elements(&o.region) {
@@ -356,7 +398,7 @@ impl Model {
             }
             if fate == Fate::Well {
                 for element in used_elements(o) {
-                    self.values[array][element] = Some(self.version);
+                    self.values[array][element] = Some(version);
                 }
             }
         }
@@ -390,6 +432,9 @@ impl Model {
             .iter()
             .all(|&e| self.values[a][e].is_some());
         let done = self.blocking(|store| store.to_host(&array, &region, write));
+        if self.faulty && done.is_err() {
+            return;
+        }
         assert_eq!(done.is_ok(), known || write, "{done:?}");
         if known || write {
             for element in elements(&region) {
@@ -398,7 +443,8 @@ impl Model {
                 }
             }
         }
-        if known {
+        // Who writes may find what nobody knows any more.
+        if known && !(self.faulty && write) {
             let values: Values = home_of(&array, &region).into_iter().map(Some).collect();
             let expected: Values = elements(&region)
                 .iter()
@@ -438,7 +484,7 @@ impl Model {
                 store.evict(&array, memory)
             }
         });
-        evicted.unwrap();
+        assert!(self.faulty || evicted.is_ok(), "{evicted:?}");
     }
 
     fn check(&self) {
@@ -458,16 +504,21 @@ impl Model {
     fn finish(mut self) {
         self.drain();
         self.check();
-        self.blocking(Store::close).unwrap();
+        let closed = self.blocking(Store::close);
+        assert!(self.faulty || closed.is_ok(), "{closed:?}");
         for (array, values) in self.arrays.iter().zip(&self.values) {
             let home = home_of(array, &Region::whole(array.shape()));
-            for (element, value) in values.iter().enumerate() {
-                assert!(
-                    value.is_none_or(|value| value == home[element]),
-                    "element {element}"
-                );
-            }
             let state = array.0.state.lock();
+            for (region, holders, _) in state.directory.entries() {
+                for element in elements(region) {
+                    let value = values[element].filter(|_| !(self.faulty && holders.is_empty()));
+                    assert!(
+                        value.is_none_or(|value| value == home[element]),
+                        "element {element}"
+                    );
+                    assert_eq!(holders.is_empty(), value.is_none(), "element {element}");
+                }
+            }
             assert_eq!(state.instances.len(), 1);
             assert!(state.writers.is_empty() && state.home().outstanding.is_empty());
         }
@@ -489,7 +540,8 @@ fn home_addresses(array: &Array, region: &Region) -> Vec<usize> {
 }
 
 /// Looks at what the task reads, then writes what it writes. Returns what was wrong.
-fn body(task: &Task, places: &[Place]) -> Vec<String> {
+/// If something was, the values written are marked with `taint`.
+fn body(task: &Task, places: &[Place], taint: u32) -> Vec<String> {
     let mut complaints = Vec::new();
     let all = |o: &Operand, place| addresses(place, &o.region.shape());
     for ((o, place), expected) in task.operands.iter().zip(places).zip(&task.expected) {
@@ -502,14 +554,29 @@ fn body(task: &Task, places: &[Place]) -> Vec<String> {
             }
         }
     }
+    let taint = if complaints.is_empty() { 0 } else { taint };
     for (o, place) in task.operands.iter().zip(places) {
         let addresses = all(o, place);
         for i in used(o).into_iter().filter(|_| o.access.writes()) {
             // SAFETY: an element of the operand's place, which it may write.
-            unsafe { (addresses[i] as *mut u32).write(task.version) };
+            unsafe { (addresses[i] as *mut u32).write(task.version | taint) };
         }
     }
     complaints
+}
+
+/// Something goes wrong on some device, now or soon.
+fn harm(model: &mut Model) {
+    let soon = 1 + model.dice.roll(4) as u64;
+    let world = &model.bench.world;
+    match model.dice.roll(8) {
+        0 => {
+            let gpu = model.dice.roll(model.n_gpus);
+            model.bench.gpus.0[gpu].lost.store(true, Ordering::SeqCst);
+        }
+        1..4 => world.allocations_left.store(soon, Ordering::SeqCst),
+        _ => world.copies_left.store(soon, Ordering::SeqCst),
+    }
 }
 
 fn run(seed: u64, n_gpus: usize, capacity: u64, ordered: bool, n_steps: usize) {
@@ -536,6 +603,27 @@ proptest! {
         seed: u64, n_gpus in 1..5_usize, percent in 60..300_u64, ordered: bool, n_steps in 10..150_usize,
     ) {
         run(seed, n_gpus, BYTES * percent / 100, ordered, n_steps);
+    }
+
+    /// Devices that fail never make anybody see a wrong value, nothing hangs, and no memory is forgotten.
+    #[test]
+    fn random_programs_on_failing_devices(
+        seed: u64, n_gpus in 1..5_usize, percent in 60..300_u64, ordered: bool, n_steps in 10..150_usize,
+    ) {
+        let mut model = Model::new(seed, n_gpus, BYTES * percent / 100, ordered);
+        model.faulty = true;
+        for _ in 0..n_steps {
+            match model.dice.roll(24) {
+                0..8 => model.spawn(),
+                8 => model.host(),
+                9 => model.prefetch(),
+                10 => model.evict(),
+                11 => harm(&mut model),
+                _ => drop(model.advance()),
+            }
+            model.check();
+        }
+        model.finish();
     }
 
     /// With much memory nothing travels that does not have to.
