@@ -7,6 +7,8 @@ use super::*;
 use crate::policy::{Assignment, SchedCx};
 use crate::{Choice, Runahead, policy};
 
+mod ledger;
+
 /// A CPU with two workers and some GPUs of 100 bytes each.
 fn machine(n_gpus: u32) -> Arc<MachineModel> {
     let device = |number: u32| DeviceModel {
@@ -234,6 +236,84 @@ fn a_big_task_is_not_starved_by_small_ones_behind_it() {
         let oldest = running.pop_front().unwrap();
         m.end(oldest);
     }
+}
+
+/// Runs so many small tasks, one after the other; whether each got its turn.
+fn small_ones(m: &mut Mapper, from: u64, n: u32) -> bool {
+    (from..from + u64::from(n)).all(|number| {
+        m.add(number, vec![on(&[1], 100, 10)], 0);
+        m.go();
+        let ran = m.run() == [number];
+        m.end(number);
+        ran
+    })
+}
+
+#[test]
+fn devices_do_not_wait_for_one_task_on_account_of_those_that_wait_themselves() {
+    let mut m = mapper(1, 2);
+    m.add(1, vec![on(&[1], 100, 40)], 0);
+    m.go();
+    assert_eq!(m.run(), [1]);
+    m.add(2, vec![on(&[1], 0, 90)], 0);
+    assert!(small_ones(&mut m, 1000, PATIENCE));
+    // From now on the device waits for task 2, which needs what task 1 holds.
+    m.add(3, vec![on(&[1], 100, 10)], 0);
+    assert_eq!((m.go(), m.is_stalled()), (vec![], false));
+    // Task 1 waits for task 3.
+    m.suspended(id(1));
+    assert_eq!(m.go(), [(3, vec![1])]);
+    m.run();
+    m.end(3);
+    m.ready(id(1), &Nowhere);
+    assert_eq!(m.run(), [1]);
+    m.end(1);
+    assert_eq!(m.go(), [(2, vec![1])]);
+}
+
+/// First come, first served, but it never takes task 1.
+struct Stubborn(std::collections::VecDeque<TaskId>);
+
+impl SchedulingPolicy for Stubborn {
+    fn name(&self) -> &str {
+        "stubborn"
+    }
+    fn push(&mut self, _: &SchedCx<'_>, task: TaskId) {
+        if task != id(1) {
+            self.0.push_back(task);
+        }
+    }
+    fn pop(&mut self, cx: &SchedCx<'_>, device: DeviceId) -> Option<Assignment> {
+        let is_gpu = cx.machine().device(device).exclusive;
+        let task = *self.0.front().filter(|task| is_gpu && cx.fits(**task, 0))?;
+        self.0.pop_front();
+        Some(Assignment { task, choice: 0 })
+    }
+}
+
+#[test]
+fn devices_do_not_wait_for_a_task_that_the_policy_does_not_want() {
+    let policy = Box::new(Stubborn(std::collections::VecDeque::new()));
+    let mut m = Mapper::new(machine(1), policy, 2);
+    m.add(1, vec![on(&[1], 100, 10)], 0);
+    assert!(small_ones(&mut m, 1000, 3 * PATIENCE));
+    assert_eq!((m.go(), m.is_stalled()), (vec![], true));
+}
+
+#[test]
+fn compute_units_are_kept_for_who_was_passed_over_too_often() {
+    let mut m = mapper(1, 3);
+    m.add(1, vec![on(&[1], 600, 0)], 0);
+    m.go();
+    assert_eq!(m.run(), [1]);
+    m.add(2, vec![on(&[1], 0, 0)], 0);
+    m.go();
+    let n_served = (1000..2000)
+        .take_while(|&number| small_ones(&mut m, number, 1))
+        .count();
+    assert_eq!(n_served, PATIENCE as usize);
+    m.end(1);
+    assert_eq!(m.run(), [2]);
 }
 
 #[test]
