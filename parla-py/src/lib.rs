@@ -59,6 +59,8 @@ mod _native {
     #[pymodule_export]
     use super::machine::{configure_machine, machine};
     #[pymodule_export]
+    use super::placed::forget_placements;
+    #[pymodule_export]
     use super::policies::{check_policy, policies};
     #[pymodule_export]
     use super::runtime::{

@@ -37,7 +37,9 @@ pub(crate) enum Choices {
 static KNOWN: Mutex<Vec<(Option<Py<PyAny>>, Placed)>> = Mutex::new(Vec::new());
 const MAX_KNOWN: usize = 16;
 
-/// Forgets resolved placements; called when a runtime ends, since the environment may change before the next.
+/// Forgets resolved placements; called when a runtime ends, since the environment may change before the next, and when other devices are to be
+/// used than before.
+#[pyfunction]
 pub(crate) fn forget_placements() {
     let known = std::mem::take(&mut *KNOWN.lock());
     drop(known);

@@ -156,6 +156,26 @@ def test_the_same_device_as_a_task_that_ran(four):
             spawn(placement=(pair, cpu))(lambda: None)
 
 
+def test_arrays_and_slices_are_where_they_were_written(two):
+    numpy = pytest.importorskip("numpy")
+    from parla.parray import asarray
+
+    a = asarray(numpy.zeros(100))
+    with Parla(workers=2):
+        spawn(placement=gpu(1), inout=[a[50:]])(lambda: a[50:].update(numpy.ones(50))).wait(LIMIT)
+        assert spawn(placement=a[50:])(get_current_devices).result(LIMIT) == [gpu(1)]
+        assert spawn(placement=a[:50])(get_current_devices).result(LIMIT) == [cpu(0)]
+        assert spawn(placement=[a[60:70], gpu(0)], input=[a[60:70]])(get_current_devices).result(LIMIT) == [gpu(1)]
+    assert (a.array == numpy.repeat([0.0, 1.0], 50)).all()
+
+
+def test_importing_parla_cuda_counts_at_once(two):
+    with Parla(workers=2):
+        assert spawn()(get_current_devices).result(LIMIT) == [cpu(0)]
+        device_module.use_by_default(gpu)
+        assert len(spawn()(lambda: None).placement.options) == 3
+
+
 def test_variants_follow_the_device(two):
     @specialized
     def f():

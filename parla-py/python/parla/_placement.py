@@ -131,7 +131,10 @@ def resolve(placement: object = None, vcus: object = None, memory: object = None
 
 def forget() -> None:
     """Drop remembered placements; needed only after the set of devices changed."""
+    from parla import _native
+
     _cache.clear()
+    _native.forget_placements()
 
 
 _machine.on_change(forget)
@@ -299,11 +302,11 @@ def _same_as_task(task: object, options: list[_Option], request: _Request) -> li
 def _home_of(array: Any) -> Architecture | Device:
     """Where an array lives: any CPU, or the GPU that has most of its newest contents."""
     if hasattr(array, "__parla_operand__"):
-        native, *_ = array.__parla_operand__()
+        native, region, _ = array.__parla_operand__()
         best: Architecture | Device = cpu
-        most = native.bytes_valid(0)
+        most = native.bytes_valid(0, region)
         for info in _machine.current().devices:
-            if info.memory and (n := native.bytes_valid(info.memory)) > most:
+            if info.memory and (n := native.bytes_valid(info.memory, region)) > most:
                 best, most = get_architecture(info.architecture)(info.index), n
         return best
     from parla import array as arrays
