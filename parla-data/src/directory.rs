@@ -1,4 +1,43 @@
 //! The directory of one array: which of its instances hold the newest bytes of which boxes. Pure: no lock, no clock, no memory.
+//!
+//! # The protocol
+//! An array has **instances**: its *home* (the user's own buffer, all of it) and dense copies of boxes of it in other memories, any number per memory,
+//! overlapping or not. The directory divides the array into disjoint boxes and knows for each the *holders*: the instances that have its newest bytes.
+//! No holder: nobody knows the contents any more, and there is a reason. A task uses instances in five steps:
+//!
+//! 1. **Hold.** For each operand an instance in its device's memory that has room for its box, found or allocated, and pinned. Overlapping operands of a task in
+//!    one memory share one instance.
+//! 2. **Fetch.** For each box of an operand that is read and that the instance does not hold ([`fetches`](Directory::fetches)): a copy from the holder
+//!    that is cheapest to reach, and from now on the instance is a holder, too ([`copied`](Directory::copied)). What is written without being read fetches nothing.
+//! 3. **Begin.** When the body starts, the instance becomes the only holder of what it writes ([`written`](Directory::written)).
+//! 4. **End.** Well: once more `written`, so that a copy made while the body ran counts for nothing. Badly: no holder ([`invalidated`](Directory::invalidated)).
+//! 5. **Give up.** An instance that nobody has pinned can go, the least recently used first; what it holds alone goes home before.
+//!
+//! *Holder* means: has the newest bytes **once all that is outstanding on it has ended**. Each instance lists its outstanding work (copies into it and
+//! out of it, and what bodies left on streams), with the box and whether it is a write. Work on a box comes after all listed work on it that conflicts: a
+//! stream waits for the events, or the body is not started before. So two tasks that need the same copy share it though it is still under way.
+//!
+//! # Why a read sees the newest version
+//! Give every write of an element the next number, its *version*; the newest is that of the last write in the order of the program (the runtime orders
+//! conflicting tasks). Claim: *if an instance holds an element and nothing outstanding there writes it, its bytes there have the newest version.*
+//!
+//! * At first only the home holds anything, and it has version 0 of everything.
+//! * `written` leaves one holder, whose bytes the body changes to the new version. It was pinned from `Hold` on, so it cannot have gone. No copy overwrites
+//!   them later: what was outstanding then had to end before the body started, what came afterwards was copied *to instances that did not hold the element*,
+//!   and this one does, from `Begin` on. Between `Fetch` and `Begin` an operand that is read holds its box too; one that is not read
+//!   *claims* it, and nothing is copied to a claimed box.
+//! * `copied` adds a holder, whose bytes come from a holder, after all writes outstanding there and before any later one: by the claim for the source they
+//!   have the newest version when the copy ends. If a write begins meanwhile, the copy is not a holder any more when it ends.
+//! * Work that fails takes back only what rests on it: each outstanding write knows the part of its box that was not replaced by a later write or
+//!   copy, and only there the instance is no holder any more ([`forget`](Directory::forget)). Whatever was made of its result fails with it.
+//! * `remove` takes holders away, and adds none. What an instance held alone was copied home before; where that was not possible
+//!   (its device is lost) the box has no holder.
+//!
+//! A task that reads an element has, after `Fetch`, an instance that holds it (or it is refused: no holder), and its body starts after the writes outstanding
+//! there. By the claim it sees the newest version. Nothing is moved that is there: a box is fetched only if the instance does not hold it, and
+//! from the same memory if another instance there does.
+//!
+//! Boxes of the same state that make up a box are merged after each step, so that their number follows the pattern of use, not its length.
 
 use std::sync::Arc;
 
