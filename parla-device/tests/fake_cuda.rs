@@ -204,8 +204,12 @@ fn an_illegal_address_is_the_end_of_the_device_and_of_nothing_else() {
             let (gpu, other) = (&devices[0], &devices[1]);
             let stream = gpu.stream().unwrap();
             let block = gpu.allocate(100).unwrap();
+            let (gate, opened) = channel::<()>();
+            let wait = move || opened.recv_timeout(LIMIT).unwrap();
+            stream.launch(Box::new(wait), 0).unwrap();
             driver::crash(stream.raw().unwrap());
             let event = stream.record().unwrap();
+            gate.send(()).unwrap();
             let lost = |error: DeviceError| {
                 let text = error.to_string();
                 assert!(matches!(error, DeviceError::Lost { .. }), "{text}");
@@ -640,5 +644,40 @@ fn a_process_with_a_lost_device_and_work_left_exits() {
             }
             std::mem::forget(stream);
         }
+    });
+}
+
+#[test]
+fn memory_that_others_page_locked_is_copied_directly() {
+    let test = "memory_that_others_page_locked_is_copied_directly";
+    with_driver(test, &[], || {
+        let gpu = first();
+        let stream = gpu.stream().unwrap();
+        let n = 300_000;
+        let (source, data) = (host(&pattern(n, 2)), pattern(n, 2));
+        let register: unsafe extern "C" fn(usize, usize, u32) -> i32 =
+            driver::function(c"cuMemHostRegister_v2");
+        let block = gpu.allocate(n as u64).unwrap();
+        let context: unsafe extern "C" fn(*mut usize, i32) -> i32 =
+            driver::function(c"cuDevicePrimaryCtxRetain");
+        let push: unsafe extern "C" fn(usize) -> i32 = driver::function(c"cuCtxPushCurrent_v2");
+        let mut handle = 0;
+        // SAFETY: writes one handle, which becomes the current context; the memory lives to the end of the test.
+        unsafe {
+            assert_eq!(context(&raw mut handle, 0), 0);
+            assert_eq!(push(handle), 0);
+            assert_eq!(register(source.address(), n, 0), 0);
+        }
+        let before = live().pinned;
+        stream
+            .copy(whole((&source, None), (&block, Some(&gpu))))
+            .unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!(live().pinned, before, "no pieces");
+        assert!(read(&stream, &gpu, &block) == data);
+        assert!(
+            live().pinned > before,
+            "pieces for memory that is not page-locked"
+        );
     });
 }

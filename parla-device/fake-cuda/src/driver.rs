@@ -12,6 +12,7 @@ use cudarc::driver::sys::{
 
 use crate::config::{Kind, Outcome, config, next, skips_wait};
 use crate::copies::{Rows, Side};
+use crate::kernels::{Kernel, NAMES};
 use crate::memory::{self, Device, devices};
 use crate::status;
 use crate::stream::{Event, Stream, Work, n_live};
@@ -386,6 +387,52 @@ export! {
         // SAFETY: the caller's promise. Who asks in this way does without.
         unsafe { put(out, std::ptr::null()) }?;
         Err(status::NOT_FOUND)
+    }
+    cuCtxSynchronize() { current().map(drop) }
+    cuMemAlloc_v2(out: *mut u64, bytes: usize) {
+        let address = current()?.allocate(bytes as u64)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(out, address) }
+    }
+    cuMemFree_v2(address: u64) { current()?.free(address) }
+    cuPointerGetAttribute(out: *mut c_void, attribute: c_int, address: u64) {
+        let (start, length) = memory::pinned_around(address as usize).ok_or(status::INVALID_VALUE)?;
+        // SAFETY: the caller passes a place for a value of the attribute's type.
+        unsafe {
+            match attribute {
+                // The kind of memory (the host's); where it begins; its size.
+                2 => put(out.cast::<c_uint>(), 1),
+                11 => put(out.cast::<usize>(), start),
+                12 => put(out.cast::<usize>(), length),
+                _ => Err(status::INVALID_VALUE),
+            }
+        }
+    }
+    cuModuleLoadData(out: *mut usize, _image: *const c_void) {
+        current()?;
+        // SAFETY: the caller's promise. All modules are the same.
+        unsafe { put(out, 1) }
+    }
+    cuModuleGetFunction(out: *mut usize, _module: usize, name: *const c_char) {
+        // SAFETY: the caller passes a text.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+        let known = NAMES.iter().position(|known| *known == name).ok_or(status::NOT_FOUND)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(out, known + 1) }
+    }
+    cuLaunchKernel(
+        function: usize, _gx: c_uint, _gy: c_uint, _gz: c_uint, _bx: c_uint, _by: c_uint, _bz: c_uint,
+        _shared: c_uint, handle: *mut c_void, arguments: *const *const c_void, _extra: *const c_void
+    ) {
+        // SAFETY: the caller's handle is of a live stream, and the arguments are those of the kernel.
+        let (stream, kernel) = unsafe { (stream_for_work(handle)?, Kernel::new(function, arguments)?) };
+        match next(Kind::Launch) {
+            Outcome::Refused => return Err(status::OUT_OF_RESOURCES),
+            Outcome::Illegal => stream.push(Work::Illegal),
+            Outcome::Good => {}
+        }
+        stream.push(Work::Launch(kernel));
+        Ok(())
     }
     // Runs a function of the host as a kernel.
     fakeCudaLaunch(handle: *mut c_void, kernel: Option<unsafe extern "C" fn(*mut c_void)>, argument: *mut c_void) {

@@ -9,6 +9,7 @@
 mod config;
 mod copies;
 mod driver;
+mod kernels;
 mod memory;
 mod stream;
 

@@ -187,6 +187,13 @@ pub(crate) fn unregister(address: usize) -> Result<(), i32> {
     }
 }
 
+/// The page-locked memory that this address is in: where it begins, its size.
+pub(crate) fn pinned_around(address: usize) -> Option<(usize, usize)> {
+    let pinned = PINNED.lock();
+    let (start, (length, _)) = pinned.range(..=address).next_back()?;
+    (address < start + length).then_some((*start, *length))
+}
+
 /// Whether this memory of the host is page-locked.
 pub(crate) fn is_pinned(address: u64, bytes: u64) -> bool {
     let pinned = PINNED.lock();

@@ -11,6 +11,7 @@ use parla_core::lock::{Condvar, Mutex};
 
 use crate::config::config;
 use crate::copies::Rows;
+use crate::kernels::Kernel;
 use crate::memory::Device;
 use crate::status;
 
@@ -35,6 +36,7 @@ pub(crate) enum Work {
     Wait(Arc<Event>, u64),
     WaitValue(u64, u32),
     Call(unsafe extern "C" fn(*mut c_void), usize),
+    Launch(Kernel),
     Free(u64),
     Illegal,
 }
@@ -205,6 +207,7 @@ impl Stream {
             }
             // SAFETY: function and argument were given for exactly this call.
             Work::Call(function, argument) => unsafe { function(argument as *mut c_void) },
+            Work::Launch(kernel) => kernel.perform()?,
             Work::Free(address) => self.device.free(address)?,
             Work::Illegal => return Err(status::ILLEGAL_ADDRESS),
         }

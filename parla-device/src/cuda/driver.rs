@@ -81,6 +81,7 @@ functions! {
     copy_to_peer = "cuMemcpyPeerAsync"(u64, Handle, u64, Handle, usize, Handle);
     copy_3d = "cuMemcpy3DAsync_v2"(*const CUDA_MEMCPY3D, Handle);
     copy_3d_to_peer = "cuMemcpy3DPeerAsync"(*const CUDA_MEMCPY3D_PEER, Handle);
+    pointer_attribute = "cuPointerGetAttribute"(*mut c_void, c_int, usize);
     error_name = "cuGetErrorName"(u32, *mut *const c_char);
     error_text = "cuGetErrorString"(u32, *mut *const c_char);
 }
@@ -114,6 +115,12 @@ pub(super) struct Failure {
     pub(super) call: &'static str,
     pub(super) code: u32,
 }
+
+/// What pointers can be asked, and the kind of memory that is the host's.
+const MEMORY_TYPE: c_int = 2;
+const RANGE_START: c_int = 11;
+const RANGE_SIZE: c_int = 12;
+const HOST_MEMORY: u32 = 1;
 
 pub(super) const OUT_OF_MEMORY: u32 = 2;
 pub(super) const NOT_READY: u32 = 600;
@@ -222,6 +229,18 @@ impl Driver {
         // SAFETY: writes one number.
         let code = unsafe { (self.can_access_peer)(&raw mut can, from, to) };
         code == 0 && can != 0
+    }
+
+    /// Whether others made these bytes of the host page-locked: the driver tells what it knows of the address.
+    pub(super) fn is_pinned(&self, address: usize, bytes: usize) -> bool {
+        let (mut kind, mut start, mut length) = (0_u32, 0_usize, 0_usize);
+        // SAFETY: the kind is a number of 32 bits, the start an address, the length a number of its size. Any address may be asked about.
+        let known = unsafe {
+            (self.pointer_attribute)((&raw mut kind).cast(), MEMORY_TYPE, address) == 0
+                && (self.pointer_attribute)((&raw mut start).cast(), RANGE_START, address) == 0
+                && (self.pointer_attribute)((&raw mut length).cast(), RANGE_SIZE, address) == 0
+        };
+        known && kind == HOST_MEMORY && start <= address && address + bytes <= start + length
     }
 
     /// The name of an error and what it says.

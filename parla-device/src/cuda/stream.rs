@@ -134,7 +134,7 @@ impl CudaStream {
         if shape.run >= SHORT_RUN || shape.dimensions.is_empty() {
             let (low, length) = shape.extent(host);
             kept.pinned = pinning::cover(low, length);
-            if kept.pinned.is_some() {
+            if kept.pinned.is_some() || card.driver.is_pinned(low, length) {
                 return shape.calls(card.max_pitch, rows);
             }
         }
