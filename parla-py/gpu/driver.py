@@ -1,0 +1,120 @@
+"""The CUDA driver through ctypes: what the checks compare Parla with, and kernels that need no compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class DriverError(Exception):
+    """The driver refused."""
+
+
+class Driver:
+    """One GPU, with its primary context current on the threads that say `use`."""
+
+    def __init__(self, ordinal: int = 0) -> None:
+        """Load the driver; raises OSError where there is none, DriverError where it has no such device."""
+        self.library = ctypes.CDLL("libcuda.so.1")
+        self.call("cuInit", c_uint(0))
+        self.context = c_void_p()
+        self.call("cuDevicePrimaryCtxRetain", byref(self.context), c_int(ordinal))
+        self.use()
+        module = c_void_p()
+        self._image = Path(__file__).with_name("kernels.ptx").read_bytes() + b"\0"
+        self.call("cuModuleLoadData", byref(module), c_char_p(self._image))
+        self.kernels: dict[str, c_void_p] = {}
+        for name in ("empty", "spin", "scale", "crash"):
+            function = c_void_p()
+            self.call("cuModuleGetFunction", byref(function), module, c_char_p(name.encode()))
+            self.kernels[name] = function
+        # Types once, so that a launch costs as little as ctypes can do.
+        self.launch_kernel = self.library.cuLaunchKernel
+        self.launch_kernel.argtypes = [c_void_p] + [c_uint] * 7 + [c_void_p, POINTER(c_void_p), c_void_p]
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call a function of the driver."""
+        code = getattr(self.library, name)(*arguments)
+        if code:
+            text = c_char_p()
+            self.library.cuGetErrorName(c_int(code), byref(text))
+            raise DriverError(f"{name}: {(text.value or str(code).encode()).decode()}")
+
+    def use(self) -> None:
+        """Make the context current on this thread."""
+        self.call("cuCtxSetCurrent", self.context)
+
+    def version(self) -> int:
+        """The driver's version: 12040 is CUDA 12.4."""
+        version = c_int()
+        self.call("cuDriverGetVersion", byref(version))
+        return version.value
+
+    def name(self, ordinal: int) -> str:
+        """What NVIDIA calls a device."""
+        text = ctypes.create_string_buffer(128)
+        self.call("cuDeviceGetName", text, c_int(128), c_int(ordinal))
+        return text.value.decode()
+
+    def total_memory(self, ordinal: int) -> int:
+        """Bytes of a device."""
+        total = c_size_t()
+        self.call("cuDeviceTotalMem_v2", byref(total), c_int(ordinal))
+        return total.value
+
+    def stream(self) -> c_void_p:
+        """A new stream."""
+        stream = c_void_p()
+        self.call("cuStreamCreate", byref(stream), c_uint(1))
+        return stream
+
+    def synchronize(self, stream: c_void_p) -> None:
+        """Wait for a stream."""
+        self.call("cuStreamSynchronize", stream)
+
+    def pinned(self, n_bytes: int) -> np.ndarray:
+        """Page-locked memory as an array of bytes; never freed."""
+        address = c_void_p()
+        self.call("cuMemHostAlloc", byref(address), c_size_t(n_bytes), c_uint(1))
+        return np.ctypeslib.as_array(ctypes.cast(address, POINTER(ctypes.c_uint8)), (n_bytes,))
+
+    def launch(self, name: str, stream: int, *arguments: Any, threads: int = 1) -> None:
+        """Launch a kernel with ctypes values as arguments, in blocks of at most 128 threads."""
+        pointers = (c_void_p * max(len(arguments), 1))(*[ctypes.addressof(value) for value in arguments])
+        block = min(threads, 128)
+        grid = -(-threads // block)
+        code = self.launch_kernel(self.kernels[name], grid, 1, 1, block, 1, 1, 0, stream, pointers, None)
+        if code:
+            raise DriverError(f"cuLaunchKernel({name}): error {code}")
+
+    def scale(self, array: Any, stream: int) -> None:
+        """``array * 1.5 + 1`` in place, for a matrix of doubles on the device whose rows are dense."""
+        about = array.__cuda_array_interface__
+        rows, columns = about["shape"]
+        pitch = (about.get("strides") or (columns * 8, 8))[0]
+        base, pitch = c_uint64(about["data"][0]), c_uint64(pitch)
+        self.launch("scale", stream, base, c_uint(rows), c_uint(columns), pitch, threads=rows * columns)
+
+    def copy_rates(self, n_bytes: int, repeat: int = 3) -> dict[str, float]:
+        """Bytes per second of the driver's own copies between page-locked memory and the device: the best of some."""
+        host, device, stream = self.pinned(n_bytes), c_uint64(), self.stream()
+        self.call("cuMemAlloc_v2", byref(device), c_size_t(n_bytes))
+        address, rates = c_void_p(host.ctypes.data), {}
+        for name, function, ends in (
+            ("to_device", "cuMemcpyHtoDAsync_v2", (device, address)),
+            ("to_host", "cuMemcpyDtoHAsync_v2", (address, device)),
+        ):
+            times = []
+            for _ in range(repeat):
+                began = time.perf_counter()
+                self.call(function, *ends, c_size_t(n_bytes), stream)
+                self.synchronize(stream)
+                times.append(time.perf_counter() - began)
+            rates[name] = n_bytes / min(times)
+        self.call("cuMemFree_v2", device)
+        return rates
