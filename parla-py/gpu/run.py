@@ -22,6 +22,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 # Seconds for one check.
 LIMIT = 180
+# Where the checks' processes look for modules first.
+PATHS: list[str] = []
 
 
 def main() -> int:
@@ -35,7 +37,7 @@ def main() -> int:
     if importlib.util.find_spec("numpy") is None:
         sys.exit("gpu-check: NumPy is needed: python3 -m pip install numpy")
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as directory:
-        sys.path[:0] = [*unpack(Path(directory)), str(HERE)]
+        PATHS.extend([*unpack(Path(directory)), str(HERE)])
         report = examine(arguments.checks)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "gpu-check.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -57,7 +59,8 @@ def unpack(directory: Path) -> list[str]:
 def environment() -> dict[str, str]:
     """What the checks' processes get: the package, and none of the settings of this shell."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PARLA_")}
-    return {**kept, "PYTHONPATH": os.pathsep.join(sys.path[:2])}
+    paths = [*PATHS, *filter(None, [kept.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def ask(program: str) -> str:

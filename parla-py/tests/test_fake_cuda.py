@@ -5,6 +5,7 @@ The driver (`parla-device/fake-cuda`) is in PARLA_FAKE_CUDA, or where cargo puts
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -105,6 +106,19 @@ print(len(gpu), gpu.unavailable)
 """
     printed = run(driver, program, FAKE_CUDA_DEVICES="0")
     assert printed.startswith("0 ") and "no CUDA device" in printed, printed
+
+
+def test_the_gpu_checks(driver, tmp_path):
+    """What runs on machines with a GPU runs with this driver, too; what it measures means nothing here."""
+    command = [sys.executable, str(ROOT / "parla-py/gpu/run.py"), "--out", str(tmp_path)]
+    settings = {**os.environ, "LD_LIBRARY_PATH": str(driver), "FAKE_CUDA_DELAY_US": "0"}
+    names = ["devices", "virtual_gpus", "lost_device"]
+    done = subprocess.run([*command, *names], env=settings, capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "gpu-check.json").read_text())
+    results = {name: check["status"] for name, check in report["checks"].items()}
+    assert results == {"devices": "passed", "virtual_gpus": "passed", "lost_device": "passed"}
+    assert "| lost_device | passed |" in (tmp_path / "gpu-check.md").read_text()
 
 
 def test_a_lost_device_fails_its_tasks_only(driver):

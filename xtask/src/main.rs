@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod ci;
+mod gpu_check;
 mod invariants;
 mod mutants;
 mod python;
@@ -58,6 +59,12 @@ enum Verb {
     },
     /// Build the self-contained wheel into dist/ and try it in a new environment
     Dist,
+    /// Make the bundle of checks for a machine with a GPU, in dist/, and try it here
+    GpuCheck {
+        /// Use this wheel rather than building one
+        #[arg(long)]
+        wheel: Option<std::path::PathBuf>,
+    },
     /// Check the lock-free protocols under every interleaving (loom)
     Loom {
         /// Passed to the test binaries, such as part of a test's name
@@ -86,6 +93,7 @@ fn main() {
         Verb::Ci { stage } => ci::ci(&stage),
         Verb::Bench { name, args } => bench::bench(&name, &args),
         Verb::Dist => wheel::dist(),
+        Verb::GpuCheck { wheel } => gpu_check::gpu_check(wheel),
         Verb::Loom { args } => sanitize::loom(&args),
         Verb::Mutants { only } => mutants::mutants(&only),
         Verb::Tsan { args } => sanitize::tsan(&args),
