@@ -9,7 +9,7 @@ from __future__ import annotations
 from operator import index as as_index
 from typing import Any
 
-__all__ = ["NEW", "Axis", "Box", "box_of", "index", "is_basic", "pick", "transpose", "whole"]
+__all__ = ["NEW", "Axis", "Box", "box_of", "index", "is_basic", "pick", "shadow", "show", "transpose", "whole"]
 
 #: First index, step, number of indices.
 Axis = tuple[int, int, int]
@@ -214,3 +214,15 @@ def _as_array(part: Any) -> Any:
             f"not {type(part).__name__} of {a.dtype}"
         )
     return a.astype(numpy.intp, copy=False)
+
+
+def shadow(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array of this shape and type without memory of its own: indexing it shows what indexing does."""
+    import numpy
+
+    return numpy.broadcast_to(numpy.zeros((), dtype), shape)
+
+
+def show(box: Box) -> str:
+    """A box as text: ``[0:2, 3:4]``."""
+    return f"[{', '.join(f'{start}:{stop}' for start, stop in box)}]"

@@ -133,22 +133,32 @@ class PArray(NumPyLike):
         if self._picked is not None:
             return self._of_picked(key)
         if self._axes is None and len(parts) <= len(self.shape):
-            # Boxes, the commonest case, written out: it is on the way of every spawn.
+            # Boxes and rows, the commonest cases, written out: this is on the way of every spawn.
             box, shape = [], []
             for part, n, (first, _) in zip(parts, self.shape, self._operand[1]):
-                if type(part) is not slice or part.step is not None:
+                if type(part) is slice and part.step is None:
+                    start, stop, _ = part.indices(n)
+                    if stop <= start:
+                        break
+                    shape.append(stop - start)
+                    box.append((first + start, first + stop))
+                elif type(part) is int and -n <= part < n:
+                    start = first + part + (n if part < 0 else 0)
+                    box.append((start, start + 1))
+                else:
                     break
-                start, stop, _ = part.indices(n)
-                if stop <= start:
-                    break
-                box.append((first + start, first + stop))
-                shape.append(stop - start)
             else:
                 n_parts = len(parts)
                 view = _new(PArray)
                 view._root = self._root
-                view._axes = view._picked = None
-                view._operand = (self._operand[0], (*box, *self._operand[1][n_parts:]), True)
+                view._picked = None
+                whole = (*box, *self._operand[1][n_parts:])
+                view._operand = (self._operand[0], whole, True)
+                if len(shape) == n_parts:
+                    view._axes = None
+                else:
+                    view._axes = tuple([(start, 1, stop - start) for start, stop in whole])
+                    view._shown = tuple([i for i in range(len(whole)) if i >= n_parts or type(parts[i]) is slice])
                 view.shape = view._base = (*shape, *self.shape[n_parts:])
                 view.dtype = self.dtype
                 return view
@@ -190,10 +200,11 @@ class PArray(NumPyLike):
             box, inside = _views.pick(self.shape, parts)
             base = self[box] if box else self[()]
         view = base._view(*base._layout(), base.shape)
-        shadow = _shadow(base.shape, base.dtype)[inside]
+        # Fields are views; of elements NumPy makes copies, for which one byte is enough here.
+        shadow = _views.shadow(base.shape, base.dtype if base is self else bool)[inside]
         view._picked = inside
         view.shape = shadow.shape
-        view.dtype = shadow.dtype
+        view.dtype = shadow.dtype if base is self else base.dtype
         view._operand = (*view._operand[:2], False)
         return view
 
@@ -370,7 +381,7 @@ class PArray(NumPyLike):
         return _unpickle, (to_numpy(self._read(), copy=True), self.name)
 
     def __repr__(self) -> str:
-        part = "" if self._operand is self._root.operand else f" in {_show_box(self._operand[1])}"
+        part = "" if self._operand is self._root.operand else f" in {_views.show(self._operand[1])}"
         return f"<PArray {self.name!r}{part}, shape {self.shape}, {self.dtype}>"
 
 
@@ -478,17 +489,6 @@ def _has_names(key: Any) -> bool:
 
 
 _is_field = _has_names
-
-
-def _shadow(shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array of this shape and type without memory of its own: indexing it shows what indexing does."""
-    import numpy
-
-    return numpy.broadcast_to(numpy.zeros((), dtype), shape)
-
-
-def _show_box(box: _views.Box) -> str:
-    return f"[{', '.join(f'{start}:{stop}' for start, stop in box)}]"
 
 
 def _unpickle(host: Any, name: str) -> PArray:
