@@ -51,6 +51,7 @@ mod error;
 mod files;
 mod heap;
 mod host;
+mod links;
 mod machine;
 mod memory;
 mod options;
@@ -65,6 +66,7 @@ pub use backend::{
 pub use cuda::{CudaBackend, CudaOptions};
 pub use error::DeviceError;
 pub use host::{CpuArchitecture, HostBackend, HostDevice, HostOptions, MAX_WORKERS};
+pub use links::Links;
 pub use machine::{Machine, Part};
 pub use memory::available_memory;
 pub use options::{Gpus, MachineOptions};

@@ -146,7 +146,10 @@ impl Machine {
                 };
                 let mut machine = Self::assemble(&[cpus, gpus], link);
                 machine.no_gpu = cuda.unavailable().map(|why| format!("{why}; {SIMULATE}"));
-                Ok(machine)
+                match &options.link_file {
+                    Some(path) => machine.load_links(path),
+                    None => Ok(machine),
+                }
             }
         }
     }
@@ -168,6 +171,11 @@ impl Machine {
     #[must_use]
     pub fn sim(&self) -> Option<&Arc<SimBackend>> {
         self.sim.as_ref()
+    }
+
+    /// Nobody has the model yet, or gets another one.
+    pub(crate) fn change_model(&mut self, change: impl FnOnce(&mut MachineModel)) {
+        change(Arc::make_mut(&mut self.model));
     }
 
     /// Devices, memories and links as data.

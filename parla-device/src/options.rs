@@ -1,7 +1,7 @@
 //! What the user asked of the machine: its CPUs, and which GPUs, real or simulated. Environment variables say it.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use parla_core::Link;
 
@@ -18,6 +18,8 @@ pub struct MachineOptions {
     pub host: HostOptions,
     /// The GPUs.
     pub gpus: Gpus,
+    /// Where the measured links of real GPUs are kept ([`Machine::save_links`](crate::Machine::save_links)); `None`: typical ones are taken.
+    pub link_file: Option<PathBuf>,
     /// What to make of real ones.
     pub cuda: CudaOptions,
 }
@@ -49,6 +51,7 @@ impl MachineOptions {
     /// | `PARLA_SIM_TIME` | `0`: simulated GPUs are as fast as possible; `1`: they take the time of the model |
     /// | `PARLA_SIM_FILL` | `0`: memory of simulated GPUs is not filled when it is handed out, which is faster and hides missing copies |
     /// | `PARLA_SIM_FAULTS` | what is to go wrong, see [`SimOptions::add_faults`] |
+    /// | `PARLA_LINK_FILE` | where the measured links of real GPUs are; it need not exist |
     /// | `PARLA_DEVICE_FILE` | a file as [`from_file`](Self::from_file) reads it; the other variables win over what it says |
     ///
     /// # Errors
@@ -88,6 +91,9 @@ impl MachineOptions {
         };
         let sim = sim.map(|sim| simulated(sim, &lookup)).transpose()?;
         options.gpus = sim.map_or(Gpus::Real, Gpus::Simulated);
+        options.link_file = lookup("PARLA_LINK_FILE")
+            .filter(|path| !path.trim().is_empty())
+            .map(PathBuf::from);
         options.cuda = CudaOptions::from_env(&lookup)?;
         Ok(options)
     }
@@ -107,6 +113,7 @@ impl MachineOptions {
                 ..HostOptions::default()
             },
             gpus: Gpus::Simulated(file.sim),
+            link_file: None,
             cuda: CudaOptions::default(),
         })
     }
