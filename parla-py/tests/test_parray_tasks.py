@@ -17,7 +17,7 @@ from parla import Parla, TaskSpace, array, spawn  # noqa: E402 - NumPy may be ab
 from parla.context import get_current_context  # noqa: E402
 from parla.device_array import DeviceArray, empty  # noqa: E402
 from parla.devices import cpu, gpu  # noqa: E402
-from parla.errors import ParlaError  # noqa: E402
+from parla.errors import DeviceOutOfMemory, ParlaError  # noqa: E402
 from parla.parray import PArray, asarray  # noqa: E402
 from test_parray import DTYPES, LAYOUTS, filled, numbers, same  # noqa: E402
 
@@ -317,6 +317,39 @@ def test_tasks_on_several_devices(two_gpus):
     with Parla():
         assert run_on([(gpu(0), gpu(1))], body, inout=[(p, 0), (q, 1)]) == [gpu(0), gpu(1)]
     assert (a.tolist(), b.tolist()) == ([1, 2, 3, 4], [2, 3, 4, 5])
+
+
+def test_overlapping_outputs_of_one_task(two_gpus):
+    a = numbers(8)
+    p = asarray(a)
+
+    def body():
+        p[0:4] = 1
+        p[2:6] = 2
+
+    with Parla() as rt:
+        run_on(gpu, body, output=[p[0:4], p[2:6]])
+        assert memories(rt)["gpu:0"]["bytes_from"]["host"] == 0
+    assert a.tolist() == [1, 1, 2, 2, 2, 2, 6, 7]
+
+
+def test_offsets_beyond_32_bits_and_arrays_larger_than_a_gpu(two_gpus):
+    try:
+        a = numpy.zeros((3, 2**31), "u1")  # the system gives memory only to what is touched
+    except MemoryError:
+        pytest.skip("the system refuses 6 GiB of address space")
+    p = asarray(a, name="huge")
+
+    def body():
+        p[2, -5:].array[...] += 7
+        return int(p[2, -5:].array.sum())
+
+    with Parla():
+        assert run_on(gpu, body, inout=[p[2, -5:]]) == 35
+        assert p[2, -6:].tolist() == [0, 7, 7, 7, 7, 7]
+        with pytest.raises(DeviceOutOfMemory, match=str(a.nbytes)):
+            run_on(gpu, lambda: None, inout=[p])
+    assert a[2, -6:].tolist() == [0, 7, 7, 7, 7, 7]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
