@@ -28,7 +28,7 @@ pub(crate) struct Uses {
     /// What the body returned, while its devices are still at work.
     pub(crate) value: Option<Py<PyAny>>,
     /// What Python functions raised that it launched on its streams.
-    pub(crate) kernel_errors: KernelErrors,
+    pub(crate) kernel_errors: Option<KernelErrors>,
 }
 
 impl Uses {
@@ -40,7 +40,7 @@ impl Uses {
             slot: 0,
             begun: false,
             value: None,
-            kernel_errors: KernelErrors::default(),
+            kernel_errors: None,
         }
     }
 }
@@ -174,8 +174,8 @@ pub(crate) fn to_list<'py>(
     task: &Task,
     assigned: &Assigned,
 ) -> PyResult<Bound<'py, PyList>> {
-    let errors = match &task.core.lock().uses {
-        Some(uses) => uses.kernel_errors.clone(),
+    let errors = match &mut task.core.lock().uses {
+        Some(uses) => uses.kernel_errors.get_or_insert_default().clone(),
         None => KernelErrors::default(),
     };
     let machine = match task.rt.executor().machine() {

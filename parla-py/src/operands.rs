@@ -8,6 +8,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
+use smallvec::SmallVec;
 
 use crate::array::Array;
 use crate::errors;
@@ -25,26 +26,32 @@ struct Named {
     operand: Operand,
 }
 
+type Operands = SmallVec<[Named; 4]>;
+
 /// The operands of a task; `None` if it has none, which is the common case and costs next to nothing.
 pub(crate) fn collect(
     py: Python<'_>,
     arguments: &[Argument<'_, '_>; 3],
 ) -> PyResult<Option<Arc<[Operand]>>> {
-    let mut named: Vec<Named> = Vec::new();
+    let mut named = Operands::new();
     for argument in arguments {
         if let Some(value) = argument.value {
             argument.add(value, &mut named)?;
         }
     }
-    if named.is_empty() {
-        return Ok(None);
+    match named.len() {
+        0 => return Ok(None),
+        1 => check(py, &named)?,
+        _ => {
+            check(py, &named)?;
+            named = merge(named);
+        }
     }
-    check(py, &named)?;
-    Ok(Some(merge(named).into()))
+    Ok(Some(named.into_iter().map(|named| named.operand).collect()))
 }
 
 impl Argument<'_, '_> {
-    fn add(&self, value: &Bound<'_, PyAny>, named: &mut Vec<Named>) -> PyResult<()> {
+    fn add(&self, value: &Bound<'_, PyAny>, named: &mut Operands) -> PyResult<()> {
         if let Ok(tuple) = value.cast_exact::<PyTuple>() {
             if let Some((array, slot)) = self.pair(tuple)? {
                 return self.add_one(&array, slot, named);
@@ -78,7 +85,7 @@ impl Argument<'_, '_> {
         Ok(())
     }
 
-    fn add_item(&self, item: &Bound<'_, PyAny>, named: &mut Vec<Named>) -> PyResult<()> {
+    fn add_item(&self, item: &Bound<'_, PyAny>, named: &mut Operands) -> PyResult<()> {
         if let Ok(tuple) = item.cast::<PyTuple>()
             && let Some((array, slot)) = self.pair(tuple)?
         {
@@ -87,12 +94,7 @@ impl Argument<'_, '_> {
         self.add_one(item, 0, named)
     }
 
-    fn add_one(
-        &self,
-        array: &Bound<'_, PyAny>,
-        slot: usize,
-        named: &mut Vec<Named>,
-    ) -> PyResult<()> {
+    fn add_one(&self, array: &Bound<'_, PyAny>, slot: usize, named: &mut Operands) -> PyResult<()> {
         match self.operand(array, slot)? {
             Some(operand) => {
                 self.push(operand, named);
@@ -144,7 +146,7 @@ impl Argument<'_, '_> {
         }))
     }
 
-    fn push(&self, operand: Operand, named: &mut Vec<Named>) {
+    fn push(&self, operand: Operand, named: &mut Operands) {
         named.push(Named {
             argument: self.name,
             operand,
@@ -219,22 +221,25 @@ fn check(py: Python<'_>, named: &[Named]) -> PyResult<()> {
 }
 
 /// One operand per box and device: an array that is named twice for the same box is used in both ways.
-fn merge(named: Vec<Named>) -> Vec<Operand> {
-    let mut merged: Vec<Operand> = Vec::with_capacity(named.len());
-    for Named { operand, .. } in named {
-        let same = merged.iter_mut().find(|before| {
-            before.slot == operand.slot
-                && before.array.id() == operand.array.id()
-                && before.region == operand.region
-        });
-        match same {
-            Some(before) => {
+fn merge(named: Operands) -> Operands {
+    let mut merged = Operands::new();
+    for one in named {
+        let operand = &one.operand;
+        let is_same = |before: &&mut Named| {
+            before.operand.slot == operand.slot
+                && before.operand.array.id() == operand.array.id()
+                && before.operand.region == operand.region
+        };
+        match merged.iter_mut().find(is_same) {
+            Some(Named {
+                operand: before, ..
+            }) => {
                 before.exact |= operand.exact;
                 if before.access != operand.access {
                     before.access = Access::InOut;
                 }
             }
-            None => merged.push(operand),
+            None => merged.push(one),
         }
     }
     merged

@@ -44,7 +44,8 @@ impl PyExecutor {
                 Arc::clone(&uses.operands),
             )
         };
-        let ran = match (ran, kernel_errors.take(py)) {
+        let kernel_error = kernel_errors.and_then(|errors| errors.take(py));
+        let ran = match (ran, kernel_error) {
             (Ran::Done(_), Some(error)) => Ran::Failed(error),
             (ran, _) => ran,
         };
@@ -192,7 +193,8 @@ fn last_step(py: Python<'_>, task: &Py<Task>, drained: Result<(), DeviceError>) 
         let uses = core.uses.as_mut().expect("it is there until the task ends");
         (uses.value.take(), uses.kernel_errors.clone())
     };
-    match (kernel_errors.take(py), drained, value) {
+    let kernel_error = kernel_errors.and_then(|errors| errors.take(py));
+    match (kernel_error, drained, value) {
         // What the function raised says more than that the device noticed.
         (Some(error), ..) => Ran::Failed(error),
         (None, Err(error), _) => Ran::Failed(errors::device(py, &error)),
