@@ -203,16 +203,12 @@ impl Shape {
         moved
     }
 
-    /// The driver's calls that make up this copy, none with a pitch above `most_pitch`.
-    pub(super) fn calls<E>(
-        &self,
-        most_pitch: usize,
-        mut each: impl FnMut(Rows) -> Result<(), E>,
-    ) -> Result<(), E> {
+    /// What one call of the driver copies, with no pitch above `most_pitch`, and the dimensions along which there are more calls.
+    fn plan(&self, most_pitch: usize) -> (Rows, SmallVec<[Dimension; 4]>) {
         let mut rest = self.dimensions.clone();
         let mut rows = Rows {
-            source: 0,
-            destination: 0,
+            source: self.source,
+            destination: self.destination,
             width: self.run,
             height: 1,
             depth: 1,
@@ -230,9 +226,25 @@ impl Shape {
                 rows.slice = slice;
             }
         }
+        (rows, rest)
+    }
+
+    /// How many calls [`calls`](Self::calls) makes.
+    pub(super) fn n_calls(&self, most_pitch: usize) -> usize {
+        let (_, rest) = self.plan(most_pitch);
+        rest.iter().map(|dimension| dimension.n).product()
+    }
+
+    /// The driver's calls that make up this copy, none with a pitch above `most_pitch`.
+    pub(super) fn calls<E>(
+        &self,
+        most_pitch: usize,
+        mut each: impl FnMut(Rows) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (rows, rest) = self.plan(most_pitch);
         let n_calls: usize = rest.iter().map(|dimension| dimension.n).product();
         (0..n_calls).try_for_each(|call| {
-            let (mut left, mut place) = (call, (self.source, self.destination));
+            let (mut left, mut place) = (call, (rows.source, rows.destination));
             for dimension in rest.iter().rev() {
                 let i = (left % dimension.n).cast_signed();
                 left /= dimension.n;

@@ -25,6 +25,8 @@ use crate::backend::{Block, Copy, Event, Place, Stream};
 
 /// Runs shorter than this from or to memory of the host are packed by the host first: the device's copy engines take them one by one.
 const SHORT_RUN: usize = 256;
+/// Copies inside a card of more calls than this go through the host: a call costs about a microsecond.
+const MOST_CALLS: usize = 4096;
 /// The word that a foreign event sets.
 const DONE: u32 = 1;
 
@@ -47,6 +49,8 @@ impl Debug for CudaStream {
 struct Kept {
     jobs: staging::Jobs,
     pinned: Option<Arc<Block>>,
+    /// Memory of the host that a copy goes through.
+    between: Option<Box<[u8]>>,
     #[expect(dead_code, reason = "it is there to be dropped")]
     blocks: (Arc<Block>, Arc<Block>),
 }
@@ -144,6 +148,17 @@ impl CudaStream {
             side: self.side()?,
         };
         staging::copy(&lanes, shape, host, &mut kept.jobs, rows)
+    }
+
+    /// Enqueues a copy inside the card that the driver would need too many calls for: out to the host, densely, and back in again.
+    fn copy_through_host(&self, shape: &Shape, kept: &mut Kept) -> Result<(), Failure> {
+        let mut between = vec![0_u8; shape.bytes()].into_boxed_slice();
+        let address = between.as_mut_ptr() as usize;
+        kept.between = Some(between);
+        let outwards = shape.packed(End::Destination, address);
+        self.copy_with_host(&outwards, End::Destination, kept)?;
+        let inwards = shape.packed(End::Source, address);
+        self.copy_with_host(&inwards, End::Source, kept)
     }
 
     /// One call of the driver that has at most one end in the host's memory, which is page-locked.
@@ -323,12 +338,18 @@ impl Stream for CudaStream {
         let mut kept = Kept {
             jobs: staging::Jobs::default(),
             pinned: None,
+            between: None,
             blocks: (copy.source.block, copy.destination.block),
         };
         let enqueued = self.with_context(|_| match ends {
             (Where::Host, Where::Card(_)) => self.copy_with_host(&shape, End::Source, &mut kept),
             (Where::Card(_), Where::Host) => {
                 self.copy_with_host(&shape, End::Destination, &mut kept)
+            }
+            (Where::Card(from), Where::Card(to))
+                if Arc::ptr_eq(&from, &to) && shape.n_calls(most_pitch) > MOST_CALLS =>
+            {
+                self.copy_through_host(&shape, &mut kept)
             }
             (Where::Card(from), Where::Card(to)) if Arc::ptr_eq(&from, &to) => {
                 shape.calls(most_pitch, |rows| self.copy_rows(rows, None))

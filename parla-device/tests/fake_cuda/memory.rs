@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parla_device::{Block, Copy, Device, DeviceKey, Event, Place, Stream};
+use parla_device::{Block, Copy, Device, DeviceKey, Place, Stream};
 
 /// Bytes of the host that copies may use.
 pub(crate) fn host(bytes: &[u8]) -> Arc<Block> {
@@ -78,15 +78,4 @@ pub(crate) fn read(
         .expect("a copy");
     stream.synchronize().expect("no error");
     bytes(&back).to_vec()
-}
-
-/// The result of an event's callback.
-pub(crate) fn called(event: &Arc<dyn Event>) -> Result<(), parla_device::DeviceError> {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    event.on_done(Box::new(move |result| {
-        sender.send(result).expect("the test waits")
-    }));
-    receiver
-        .recv_timeout(Duration::from_secs(30))
-        .expect("callbacks are called")
 }

@@ -80,6 +80,7 @@ fn bytes_of_calls(shape: &Shape, most_pitch: usize) -> (Vec<(usize, usize)>, usi
         Ok(())
     });
     assert!(all.is_ok());
+    assert_eq!(n_calls, shape.n_calls(most_pitch));
     bytes.sort_unstable();
     (bytes, n_calls)
 }

@@ -1,0 +1,210 @@
+//! What goes wrong on a GPU, and what the CUDA backend makes of it, on a driver of our own.
+#![cfg(target_os = "linux")]
+
+#[path = "fake_cuda/driver.rs"]
+#[expect(dead_code, reason = "shared with other tests, which use all of it")]
+mod driver;
+#[path = "fake_cuda/memory.rs"]
+mod memory;
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use driver::with_driver;
+use memory::{eventually, host, pattern, read, whole};
+use parla_device::{Backend as _, CudaBackend, CudaOptions, Device, DeviceError, Event};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The result of an event's callback.
+fn called(event: &Arc<dyn Event>) -> Result<(), DeviceError> {
+    let (sender, receiver) = channel();
+    event.on_done(Box::new(move |result| {
+        sender.send(result).expect("the test waits")
+    }));
+    receiver.recv_timeout(LIMIT).expect("callbacks are called")
+}
+
+fn gpus(options: &CudaOptions) -> Vec<Arc<dyn Device>> {
+    let backend = CudaBackend::probe(options);
+    assert_eq!(backend.unavailable(), None);
+    backend.devices()
+}
+
+fn first() -> Arc<dyn Device> {
+    gpus(&CudaOptions::default()).remove(0)
+}
+
+#[test]
+fn an_illegal_address_is_the_end_of_the_device_and_of_nothing_else() {
+    with_driver(
+        "an_illegal_address_is_the_end_of_the_device_and_of_nothing_else",
+        &[],
+        || {
+            let devices = gpus(&CudaOptions::default());
+            let (gpu, other) = (&devices[0], &devices[1]);
+            let stream = gpu.stream().unwrap();
+            let block = gpu.allocate(100).unwrap();
+            let (gate, opened) = channel::<()>();
+            let wait = move || opened.recv_timeout(LIMIT).unwrap();
+            stream.launch(Box::new(wait), 0).unwrap();
+            driver::crash(stream.raw().unwrap());
+            let event = stream.record().unwrap();
+            gate.send(()).unwrap();
+            let lost = |error: DeviceError| {
+                let text = error.to_string();
+                assert!(matches!(error, DeviceError::Lost { .. }), "{text}");
+                assert!(
+                    text.contains("gpu:0 is lost") && text.contains("CUDA_ERROR_ILLEGAL_ADDRESS"),
+                    "{text}"
+                );
+            };
+            lost(called(&event).expect_err("the stream did not get there"));
+            lost(event.synchronize().expect_err("lost"));
+            lost(event.is_done().expect_err("lost"));
+            lost(gpu.failure().expect("lost"));
+            lost(gpu.allocate(1).expect_err("lost"));
+            lost(gpu.stream().expect_err("lost"));
+            lost(
+                stream
+                    .copy(whole((&host(&[0; 100]), None), (&block, Some(gpu))))
+                    .expect_err("lost"),
+            );
+            lost(
+                stream
+                    .launch(Box::new(|| panic!("on a lost device")), 0)
+                    .expect_err("lost"),
+            );
+            lost(stream.record().expect_err("lost"));
+            lost(stream.synchronize().expect_err("lost"));
+            lost(stream.is_idle().expect_err("lost"));
+            // The other one lives, also when it waits for what will never be done.
+            let data = pattern(5000, 1);
+            let (stream, there) = (other.stream().unwrap(), other.allocate(5000).unwrap());
+            stream.wait(&event).unwrap();
+            let relied = stream.synchronize();
+            lost(relied.expect_err("it relied on the lost one"));
+            stream
+                .copy(whole((&host(&data), None), (&there, Some(other))))
+                .unwrap();
+            assert!(read(&stream, other, &there) == data);
+            assert!(other.failure().is_none());
+            drop(block);
+            assert_eq!(gpu.memory_used(), 0);
+        },
+    );
+}
+
+#[test]
+fn memory_runs_out_with_numbers() {
+    with_driver(
+        "memory_runs_out_with_numbers",
+        &[("MEMORY", "1000000")],
+        || {
+            let options = CudaOptions {
+                memory: vec![900_000],
+                ..CudaOptions::default()
+            };
+            let gpu = gpus(&options).remove(0);
+            let first = gpu.allocate(600_000).unwrap();
+            let refused = |bytes| gpu.allocate(bytes).expect_err("too much").to_string();
+            assert_eq!(
+                refused(300_001),
+                "gpu:0 is out of memory: 300001 bytes requested, 300000 free of 900000"
+            );
+            assert_eq!(
+                refused(u64::MAX),
+                "gpu:0 is out of memory: 18446744073709551615 bytes requested, 300000 free of 900000"
+            );
+            let rest = gpu.allocate(300_000).unwrap();
+            assert_eq!(gpu.memory_used(), 900_000);
+            drop((first, rest));
+            assert_eq!(gpu.memory_used(), 0);
+            // All of it again, again and again: what is freed is waited for.
+            for _ in 0..100 {
+                drop(gpu.allocate(900_000).unwrap());
+            }
+        },
+    );
+}
+
+#[test]
+fn the_driver_refuses_memory() {
+    let fake = [("FAIL", "alloc:2,alloc:3")];
+    with_driver("the_driver_refuses_memory", &fake, || {
+        let gpu = first();
+        let block = gpu.allocate(1 << 20).unwrap();
+        // It is asked twice.
+        let error = gpu.allocate(5).expect_err("refused");
+        let (free, total) = ((1 << 30) - (1 << 20), 1 << 30);
+        let expected = format!("gpu:0 is out of memory: 5 bytes requested, {free} free of {total}");
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(gpu.memory_used(), 1 << 20);
+        drop(gpu.allocate(5).unwrap());
+        drop(block);
+    });
+}
+
+#[test]
+fn a_refused_copy_is_an_error_and_no_more() {
+    let fake = [("FAIL", "copy:1,launch:1")];
+    with_driver("a_refused_copy_is_an_error_and_no_more", &fake, || {
+        let gpu = first();
+        let stream = gpu.stream().unwrap();
+        let (a, b) = (gpu.allocate(100).unwrap(), gpu.allocate(100).unwrap());
+        let copy = || whole((&a, Some(&gpu)), (&b, Some(&gpu)));
+        let error = stream.copy(copy()).expect_err("refused").to_string();
+        assert_eq!(
+            error,
+            "gpu:0: cuMemcpyDtoDAsync failed: CUDA_ERROR_INVALID_VALUE (invalid argument)"
+        );
+        let error = stream.launch(Box::new(|| panic!("refused")), 0);
+        let error = error.expect_err("refused").to_string();
+        assert!(error.contains("cuLaunchHostFunc failed"), "{error}");
+        stream.copy(copy()).unwrap();
+        stream.synchronize().unwrap();
+        assert!(gpu.failure().is_none());
+    });
+}
+
+#[test]
+fn a_copy_of_an_illegal_address_loses_the_device() {
+    let fake = [("FAIL", "copy:3=illegal"), ("DEVICES", "1")];
+    with_driver(
+        "a_copy_of_an_illegal_address_loses_the_device",
+        &fake,
+        || {
+            let gpu = first();
+            let stream = gpu.stream().unwrap();
+            let source = host(&pattern(3 << 20, 1));
+            let block = gpu.allocate(3 << 20).unwrap();
+            let copied = stream.copy(whole((&source, None), (&block, Some(&gpu))));
+            let end = copied.and_then(|()| stream.synchronize());
+            assert!(matches!(end, Err(DeviceError::Lost { .. })), "{end:?}");
+            drop((stream, block));
+            eventually("what the copy kept is let go", || {
+                Arc::strong_count(&source) == 1
+            });
+            assert_eq!(gpu.memory_used(), 0);
+        },
+    );
+}
+
+#[test]
+fn a_process_with_a_lost_device_and_work_left_exits() {
+    let test = "a_process_with_a_lost_device_and_work_left_exits";
+    with_driver(test, &[], || {
+        let devices = gpus(&CudaOptions::default());
+        for gpu in &devices {
+            let stream = gpu.stream().unwrap();
+            let block = gpu.allocate(1 << 20).unwrap();
+            driver::crash(stream.raw().unwrap());
+            for _ in 0..100 {
+                // Some are refused: the device may be lost already.
+                let _ = stream.copy(whole((&block, Some(gpu)), (&host(&vec![0; 1 << 20]), None)));
+            }
+            std::mem::forget(stream);
+        }
+    });
+}
