@@ -170,6 +170,14 @@ def test_a_runtime_restricted_to_devices():
             spawn(placement=gpu(0))(lambda: None)
 
 
+def test_a_restriction_to_all_devices_is_none():
+    with configured({"sim_gpus": 2}):
+        assert Parla(devices=[cpu, gpu])._environments is None
+        assert Parla(devices=[cpu(0), gpu(0), gpu(1)])._environments is None
+        assert Parla(devices=cpu)._environments is not None
+    assert Parla(devices=cpu)._environments is None
+
+
 def test_the_smallest_environment_with_the_devices():
     with pretend(gpus=[GIB] * 3):
         wide, narrow = TaskEnvironment([gpu, cpu]), TaskEnvironment([gpu(1)])
@@ -329,5 +337,6 @@ def test_the_package_exports_it():
     import parla
 
     assert parla.TaskEnvironment is TaskEnvironment
+    assert parla.cpu.UnboundCPUComponent is UnboundCPUComponent
     with pytest.raises(AttributeError, match="nonsense"):
         _ = parla.nonsense

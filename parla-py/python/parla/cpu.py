@@ -11,6 +11,8 @@ Environment, read when the devices are first asked for:
 
 from __future__ import annotations
 
+from typing import Any
+
 from parla import _machine
 from parla.device import Architecture, Device, Resources, register_architecture
 
@@ -58,6 +60,15 @@ def default_workers() -> int:
 def memory_capacity() -> int:
     """Bytes that tasks on the CPU may reserve together."""
     return sum(info.capacity for info in _machine.current().of("cpu"))
+
+
+def __getattr__(name: str) -> Any:
+    """0.2 has `UnboundCPUComponent` here."""
+    if name == "UnboundCPUComponent":
+        from parla.environments import UnboundCPUComponent
+
+        return UnboundCPUComponent
+    raise AttributeError(f"module 'parla.cpu' has no attribute {name!r}")
 
 
 #: The CPU: ``placement=cpu``.

@@ -102,6 +102,9 @@ class Parla(metaclass=_ClassAsRuntime):
         self._depth = _whole(depth, "depth", _MAX_DEPTH)
         self._environments: Any = None
         devices = _check_devices(devices)
+        if devices is not None and dev_config_file is None:
+            others = (d for d in device.get_all_devices() if d not in devices and d.architecture not in devices)
+            devices = None if next(others, None) is None else devices
         if environments is not None or devices is not None:
             from parla.environments import _Terms
 
