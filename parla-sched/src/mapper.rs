@@ -27,6 +27,11 @@
 //!
 //! **No deadlock.** What a task gets it gets on all its devices at once, so nobody holds a part while it waits for another.
 //!
+//! **Cost.** An event costs `O(log n)` in the ready tasks and `O(1)` in all others, units are granted in the number of different wants among
+//! the staged tasks (at most `depth` a device, and those that resume). A decision asks the policy at most once per device with a free
+//! place; in a program with more ready tasks than places that is once, for the place that has just become free. What an answer costs
+//! is the policy's: it is bounded by the window of [`locality`](crate::policy), not by the number of ready tasks.
+//!
 //! **Priorities.** They order the policy's choice and then again who gets compute units. A task of low priority can be in the way
 //! of a higher one that became ready later only by what it was given already: its memory, and at most `depth` places a device.
 

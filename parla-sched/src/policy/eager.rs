@@ -56,10 +56,10 @@ fn choice_on(cx: &SchedCx<'_>, task: TaskId, device: DeviceId) -> Option<usize> 
 
 /// Whether two choices are the same but for which devices of an architecture they name.
 fn are_equal(cx: &SchedCx<'_>, a: &Choice, b: &Choice) -> bool {
-    let architectures = |choice: &Choice| {
-        let name = |device: &DeviceId| cx.machine().device(*device).architecture.clone();
-        choice.devices.iter().map(name).collect::<Vec<_>>()
+    let architecture = |device: &DeviceId| cx.machine().device(*device).architecture.as_str();
+    let same_architectures = || {
+        let of_a = a.devices.iter().map(architecture);
+        of_a.eq(b.devices.iter().map(architecture))
     };
-    a == b
-        || (a.variant == b.variant && a.claims == b.claims && architectures(a) == architectures(b))
+    a == b || (a.variant == b.variant && a.claims == b.claims && same_architectures())
 }
