@@ -10,8 +10,12 @@ use parla_device::{Block, Place};
 use super::*;
 use crate::Home;
 
+mod eviction;
 mod fake;
 mod model;
+mod programs;
+mod task;
+mod threads;
 
 use fake::{Fakes, World, fill, read};
 
@@ -420,4 +424,35 @@ fn one_task_cannot_write_the_same_on_two_devices() {
         bench.store.check_fits(&operands, &[gpu(0)], 1000).is_err(),
         "no room for both"
     );
+}
+
+/// What coherence costs tasks whose arrays never leave the host.
+#[test]
+#[ignore = "a measurement: run it with --release and --nocapture"]
+fn time_of_staging_at_home() {
+    const N: u32 = 200_000;
+    let bench = Bench::new(&[1000]);
+    let arrays: Vec<Array> = (0..4).map(|_| array(&[4])).collect();
+    let time = |n_operands: usize, access| {
+        let operands = arrays[..n_operands].iter();
+        let operands: Vec<_> = operands.map(|a| operand(a, line(0, 4), access)).collect();
+        let operands: Arc<[Operand]> = operands.into();
+        let best = (0..20).map(|_| {
+            let start = std::time::Instant::now();
+            for _ in 0..N {
+                let mut staged = bench.store.try_stage(&operands, &[CPU]).unwrap();
+                staged.begin();
+                staged.end(Ended::Well(Vec::new()));
+            }
+            start.elapsed().as_nanos() as u64 / u64::from(N)
+        });
+        best.min().unwrap()
+    };
+    for access in [Access::Input, Access::InOut] {
+        let (one, four) = (time(1, access), time(4, access));
+        println!(
+            "{access:?}: {one} ns a task with one operand, {} ns for each more",
+            (four - one) / 3
+        );
+    }
 }

@@ -1,113 +1,33 @@
-//! Random programs on streams that move in random order, against an oracle with the values that each task must see.
+//! A program that goes on at random on streams that move in random order, and an oracle with the values that each task must see.
 
 use std::collections::BTreeSet;
 
-use proptest::prelude::*;
-
-use super::fake::addresses;
+use super::task::*;
 use super::*;
 
-const HEIGHT: usize = 6;
-const WIDTH: usize = 8;
-const N_ARRAYS: usize = 3;
-const BYTES: u64 = (HEIGHT * WIDTH * ITEM) as u64;
-
-/// Numbers that look random, by a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
-    }
-
-    fn region(&mut self) -> Region {
-        let mut range = |n: usize| {
-            let (a, b) = (self.roll(n + 1), self.roll(n + 1));
-            a.min(b)..a.max(b)
-        };
-        Region::new([range(HEIGHT), range(WIDTH)])
-    }
-}
-
-/// Values of all elements as a task would see them in the order of the program; `None`: nobody knows.
-type Values = Vec<Option<u32>>;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fate {
-    Well,
-    Badly,
-    NotBegun,
-}
-
-#[derive(Debug)]
-struct Task {
-    operands: Arc<[Operand]>,
-    devices: Vec<DeviceId>,
-    version: u32,
-    fate: Fate,
-    // By operand, by element used.
-    expected: Vec<Vec<Option<u32>>>,
-    refused: bool,
-    state: Stage,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Staging(mpsc::Receiver<Result<Staged, DataError>>),
-    Staged(Staged),
-    Begun(Staged),
-    Over,
-}
-
-/// Marks what was made of wrong inputs.
-const TAINT: u32 = 1 << 31;
-
-/// The positions in a box that a task uses.
-fn used(operand: &Operand) -> Vec<usize> {
-    let step = if operand.exact { 1 } else { 2 };
-    (0..operand.region.n_elements()).step_by(step).collect()
-}
-
-fn elements(region: &Region) -> Vec<usize> {
-    let ranges: Vec<_> = region.ranges().collect();
-    let columns = ranges[1].clone();
-    let rows = ranges[0].clone();
-    rows.flat_map(|row| columns.clone().map(move |column| row * WIDTH + column))
-        .collect()
-}
-
-fn used_elements(operand: &Operand) -> BTreeSet<usize> {
-    let all = elements(&operand.region);
-    used(operand).into_iter().map(|i| all[i]).collect()
-}
-
-struct Model {
-    bench: Bench,
+pub(super) struct Model {
+    pub(super) bench: Bench,
     arrays: Vec<Array>,
     values: Vec<Values>,
     tasks: Vec<Task>,
-    dice: Dice,
+    pub(super) dice: Dice,
     version: u32,
-    n_gpus: usize,
+    pub(super) n_gpus: usize,
     ordered: bool,
     // What bodies on streams saw that they should not have.
     complaints: Arc<Mutex<Vec<String>>>,
     // Only what makes the number of bytes moved certain.
-    sparing: bool,
+    pub(super) sparing: bool,
     // Devices fail.
-    faulty: bool,
+    pub(super) faulty: bool,
     // Bytes that had to travel into each memory.
-    least: Vec<u64>,
+    pub(super) least: Vec<u64>,
     // By array and element: the memories that have it, if nothing is ever evicted.
     places: Vec<Vec<BTreeSet<usize>>>,
 }
 
 impl Model {
-    fn new(seed: u64, n_gpus: usize, capacity: u64, ordered: bool) -> Self {
+    pub(super) fn new(seed: u64, n_gpus: usize, capacity: u64, ordered: bool) -> Self {
         let bench = Bench::new(&vec![capacity; n_gpus]);
         bench.world.eager.store(false, Ordering::SeqCst);
         for gpu in &bench.gpus.0 {
@@ -131,19 +51,19 @@ impl Model {
         }
     }
 
-    fn index(&self, array: &Array) -> usize {
+    pub(super) fn index(&self, array: &Array) -> usize {
         self.arrays
             .iter()
             .position(|a| a.id() == array.id())
             .unwrap()
     }
 
-    fn device(&mut self) -> DeviceId {
+    pub(super) fn device(&mut self) -> DeviceId {
         DeviceId(self.dice.roll(self.n_gpus + 1) as u32)
     }
 
     /// Something that can happen does. `false`: nothing can.
-    fn advance(&mut self) -> bool {
+    pub(super) fn advance(&mut self) -> bool {
         let start = self.dice.roll(8);
         if start < 5 && self.bench.world.step(self.dice.roll(16)) {
             return true;
@@ -160,7 +80,7 @@ impl Model {
         self.bench.world.step(self.dice.roll(16))
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while self.advance() {}
         assert!(
             self.tasks.is_empty(),
@@ -169,7 +89,7 @@ impl Model {
         );
     }
 
-    fn move_task(&mut self, i: usize) -> bool {
+    pub(super) fn move_task(&mut self, i: usize) -> bool {
         let task = &mut self.tasks[i];
         match std::mem::replace(&mut task.state, Stage::Over) {
             Stage::Staging(received) => match received.try_recv() {
@@ -241,7 +161,7 @@ impl Model {
     }
 
     /// The body puts its work on a stream and returns.
-    fn launch(&mut self, i: usize, staged: Staged) {
+    pub(super) fn launch(&mut self, i: usize, staged: Staged) {
         let task = &mut self.tasks[i];
         let complaints = Arc::clone(&self.complaints);
         let places = staged.places().to_vec();
@@ -275,7 +195,7 @@ impl Model {
     }
 
     /// Lets things happen until no task is under way that these operands must come after.
-    fn order(&mut self, operands: &[Operand], strict: bool) {
+    pub(super) fn order(&mut self, operands: &[Operand], strict: bool) {
         loop {
             let conflict = |task: &Task| {
                 task.operands.iter().any(|a| {
@@ -298,7 +218,7 @@ impl Model {
         }
     }
 
-    fn spawn(&mut self) {
+    pub(super) fn spawn(&mut self) {
         let two = self.n_gpus > 1 && self.dice.roll(6) == 0;
         let mut devices = vec![self.device()];
         if two {
@@ -376,7 +296,13 @@ impl Model {
     }
 
     /// What a task does to the values, and to the places where they are.
-    fn foresee(&mut self, operands: &[Operand], devices: &[DeviceId], fate: Fate, version: u32) {
+    pub(super) fn foresee(
+        &mut self,
+        operands: &[Operand],
+        devices: &[DeviceId],
+        fate: Fate,
+        version: u32,
+    ) {
         for o in operands.iter().filter(|o| o.fetches()) {
             let (array, memory) = (self.index(&o.array), devices[o.slot].0 as usize);
             for element in elements(&o.region) {
@@ -405,7 +331,7 @@ impl Model {
     }
 
     /// A call that blocks, while the streams move.
-    fn blocking<R: Send>(&self, call: impl FnOnce(&Arc<Store>) -> R + Send) -> R {
+    pub(super) fn blocking<R: Send>(&self, call: impl FnOnce(&Arc<Store>) -> R + Send) -> R {
         std::thread::scope(|scope| {
             let store = &self.bench.store;
             let called = scope.spawn(|| call(store));
@@ -421,7 +347,7 @@ impl Model {
         })
     }
 
-    fn host(&mut self) {
+    pub(super) fn host(&mut self) {
         let a = self.dice.roll(N_ARRAYS);
         let array = self.arrays[a].clone();
         let region = self.dice.region();
@@ -466,14 +392,14 @@ impl Model {
         }
     }
 
-    fn prefetch(&mut self) {
+    pub(super) fn prefetch(&mut self) {
         let array = self.arrays[self.dice.roll(N_ARRAYS)].clone();
         let wanted = operand(&array, self.dice.region(), Access::Input);
         let device = self.device();
         self.bench.store.prefetch(&wanted, device);
     }
 
-    fn evict(&mut self) {
+    pub(super) fn evict(&mut self) {
         let array = self.arrays[self.dice.roll(N_ARRAYS)].clone();
         let memory = MemoryId(self.dice.roll(self.n_gpus + 1) as u32);
         let all = self.dice.roll(4) == 0;
@@ -487,7 +413,7 @@ impl Model {
         assert!(self.faulty || evicted.is_ok(), "{evicted:?}");
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         for array in &self.arrays {
             let state = array.0.state.lock();
             state.directory.check().unwrap();
@@ -501,7 +427,7 @@ impl Model {
     }
 
     /// Everything comes home, and nothing is left.
-    fn finish(mut self) {
+    pub(super) fn finish(mut self) {
         self.drain();
         self.check();
         let closed = self.blocking(Store::close);
@@ -528,120 +454,5 @@ impl Model {
         for gpu in &self.bench.gpus.0 {
             assert_eq!(parla_device::Device::memory_used(&**gpu), 0);
         }
-    }
-}
-
-fn home_addresses(array: &Array, region: &Region) -> Vec<usize> {
-    if region.is_empty() {
-        return Vec::new();
-    }
-    let state = array.0.state.lock();
-    addresses(&state.home().place(region, None), &region.shape())
-}
-
-/// Looks at what the task reads, then writes what it writes. Returns what was wrong.
-/// If something was, the values written are marked with `taint`.
-fn body(task: &Task, places: &[Place], taint: u32) -> Vec<String> {
-    let mut complaints = Vec::new();
-    let all = |o: &Operand, place| addresses(place, &o.region.shape());
-    for ((o, place), expected) in task.operands.iter().zip(places).zip(&task.expected) {
-        let addresses = all(o, place);
-        for (i, expected) in used(o).into_iter().zip(expected) {
-            // SAFETY: an element of the operand's place.
-            let value = unsafe { (addresses[i] as *const u32).read() };
-            if expected.is_some_and(|expected| expected != value) {
-                complaints.push(format!("{o:?} at {i}: {value}, not {expected:?}"));
-            }
-        }
-    }
-    let taint = if complaints.is_empty() { 0 } else { taint };
-    for (o, place) in task.operands.iter().zip(places) {
-        let addresses = all(o, place);
-        for i in used(o).into_iter().filter(|_| o.access.writes()) {
-            // SAFETY: an element of the operand's place, which it may write.
-            unsafe { (addresses[i] as *mut u32).write(task.version | taint) };
-        }
-    }
-    complaints
-}
-
-/// Something goes wrong on some device, now or soon.
-fn harm(model: &mut Model) {
-    let soon = 1 + model.dice.roll(4) as u64;
-    let world = &model.bench.world;
-    match model.dice.roll(8) {
-        0 => {
-            let gpu = model.dice.roll(model.n_gpus);
-            model.bench.gpus.0[gpu].lost.store(true, Ordering::SeqCst);
-        }
-        1..4 => world.allocations_left.store(soon, Ordering::SeqCst),
-        _ => world.copies_left.store(soon, Ordering::SeqCst),
-    }
-}
-
-fn run(seed: u64, n_gpus: usize, capacity: u64, ordered: bool, n_steps: usize) {
-    let mut model = Model::new(seed, n_gpus, capacity, ordered);
-    for _ in 0..n_steps {
-        match model.dice.roll(20) {
-            0..8 => model.spawn(),
-            8 => model.host(),
-            9 => model.prefetch(),
-            10 => model.evict(),
-            _ => drop(model.advance()),
-        }
-        model.check();
-    }
-    model.finish();
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// With little memory, so that most of it is evicted all the time.
-    #[test]
-    fn random_programs_see_the_newest_values(
-        seed: u64, n_gpus in 1..5_usize, percent in 60..300_u64, ordered: bool, n_steps in 10..150_usize,
-    ) {
-        run(seed, n_gpus, BYTES * percent / 100, ordered, n_steps);
-    }
-
-    /// Devices that fail never make anybody see a wrong value, nothing hangs, and no memory is forgotten.
-    #[test]
-    fn random_programs_on_failing_devices(
-        seed: u64, n_gpus in 1..5_usize, percent in 60..300_u64, ordered: bool, n_steps in 10..150_usize,
-    ) {
-        let mut model = Model::new(seed, n_gpus, BYTES * percent / 100, ordered);
-        model.faulty = true;
-        for _ in 0..n_steps {
-            match model.dice.roll(24) {
-                0..8 => model.spawn(),
-                8 => model.host(),
-                9 => model.prefetch(),
-                10 => model.evict(),
-                11 => harm(&mut model),
-                _ => drop(model.advance()),
-            }
-            model.check();
-        }
-        model.finish();
-    }
-
-    /// With much memory nothing travels that does not have to.
-    #[test]
-    fn random_programs_move_the_least_bytes(seed: u64, n_gpus in 1..5_usize, ordered: bool, n_steps in 10..100_usize) {
-        let mut model = Model::new(seed, n_gpus, 100 * BYTES, ordered);
-        model.sparing = true;
-        for _ in 0..n_steps {
-            match model.dice.roll(20) {
-                0..8 => model.spawn(),
-                8 => model.host(),
-                _ => drop(model.advance()),
-            }
-        }
-        model.drain();
-        for (memory, &least) in (0..).zip(&model.least) {
-            assert_eq!(model.bench.bytes_into(MemoryId(memory)), least, "into memory {memory}");
-        }
-        model.finish();
     }
 }
