@@ -1,5 +1,6 @@
 //! What every backend promises, on the CUDA backend with a driver of our own: several cards, and several GPUs on one card.
-#![cfg(target_os = "linux")]
+// Not under ThreadSanitizer: a library that is loaded at run time has not been tried with it.
+#![cfg(all(target_os = "linux", not(crossbeam_sanitize)))]
 
 #[path = "fake_cuda/driver.rs"]
 #[expect(dead_code, reason = "shared with other tests, which use all of it")]

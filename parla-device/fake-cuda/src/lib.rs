@@ -2,7 +2,7 @@
 //!
 //! Device memory is host memory at addresses that fault when the host's code uses them. Each stream is a thread that takes its
 //! time, so that a missing wait is seen. Pageable memory of the host is read at the call and page-locked memory late, as on a real
-//! device. [`config`] has the environment variables that describe the machine and make it fail.
+//! device. The module `config` has the environment variables that describe the machine and make it fail.
 //!
 //! Functions that begin with `fakeCuda` are for tests: they tell what is alive, and run functions of the host as kernels.
 
