@@ -1,6 +1,7 @@
 //! One open runtime as Python sees it, and which runtime and task a thread is in.
 
 mod data;
+pub(crate) mod exit;
 mod report;
 mod waiting;
 
@@ -21,7 +22,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::errors;
 use crate::executor::{PyBody, PyExecutor};
 use crate::task::Task;
-use crate::{body, gil, machine, placed, python};
+use crate::{body, gil, placed, python};
 use data::{add_device_stats, placement};
 use report::{MAX_LINES, deadlock, describe, reasons};
 pub(crate) use waiting::wait_for;
@@ -487,52 +488,4 @@ pub(crate) fn current_task(py: Python<'_>) -> Option<Py<Task>> {
 pub(crate) fn set_finish_scope(scope: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
     with_running(|task, _| std::mem::replace(&mut task.get().core.lock().finish_scope, scope))
         .flatten()
-}
-
-/// At the interpreter's exit: cancels what has not started, waits some seconds for running bodies, joins the workers.
-#[pyfunction]
-pub(crate) fn stop_all(py: Python<'_>) {
-    loop {
-        let Some(rt) = OPEN.lock().pop() else { return };
-        if check_not_forked(&rt).is_err() {
-            continue;
-        }
-        let runtime = Runtime { rt, memory: 0 }; // closed by its Drop
-        let finished = runtime.finish(py, true, Some(EXIT_GRACE));
-        if let Ok((_, _, Some(interrupt))) = &finished {
-            interrupt.clone_ref(py).write_unraisable(py, None);
-        }
-    }
-}
-
-/// In the child of a fork: the parent's runtimes are not this process's to close, and their threads do not exist here.
-#[pyfunction]
-pub(crate) fn forget_all() {
-    gil::after_fork(true);
-    OPENED.with_borrow_mut(|opened| {
-        std::mem::take(opened)
-            .into_iter()
-            .for_each(std::mem::forget)
-    });
-    // The lock may have been held by a thread that does not exist here.
-    if let Some(mut open) = OPEN.try_lock() {
-        FORKED.store(!open.is_empty(), Ordering::Relaxed);
-        std::mem::take(&mut *open)
-            .into_iter()
-            .for_each(std::mem::forget);
-    }
-    RUNNING.set(None);
-    machine::forget_after_fork();
-}
-
-/// Before a fork, in the parent.
-#[pyfunction]
-pub(crate) fn before_fork() {
-    gil::before_fork();
-}
-
-/// After a fork, in the parent.
-#[pyfunction]
-pub(crate) fn after_fork() {
-    gil::after_fork(false);
 }

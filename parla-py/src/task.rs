@@ -1,5 +1,7 @@
 //! A task as Python sees it: a future with a name.
 
+mod state;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +23,7 @@ use crate::key::Key;
 use crate::python::Origin;
 use crate::runtime::{self, Rt};
 use crate::space::{Dependency, Resolved, Space, TaskID};
+pub(crate) use state::TaskState;
 
 /// In place of an option's number: nobody had to choose, or has yet.
 pub(crate) const UNDECIDED: u32 = u32::MAX;
@@ -478,35 +481,5 @@ impl Drop for Task {
         if id != u64::MAX && ended_badly {
             self.rt.forget(TaskId::from_u64(id));
         }
-    }
-}
-
-/// Where a task is in its life.
-#[pyclass(frozen, eq, hash, module = "parla")]
-#[derive(PartialEq, Eq, Hash)]
-pub(crate) struct TaskState {
-    name: &'static str,
-}
-
-#[pymethods]
-impl TaskState {
-    /// "waiting", "ready", "running", "suspended", "draining" (its devices are still at work), "done", "failed" or "cancelled".
-    #[getter]
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Whether the task has ended, well or not.
-    #[getter]
-    fn is_terminal(&self) -> bool {
-        matches!(self.name, "done" | "failed" | "cancelled")
-    }
-
-    fn __repr__(&self) -> String {
-        format!("<TaskState {}>", self.name)
-    }
-
-    fn __str__(&self) -> &'static str {
-        self.name
     }
 }
