@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use parla_core::lock::Mutex;
 use parla_device::{DeviceError, Event};
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use crate::array::Shared;
@@ -28,6 +29,14 @@ struct Progress {
     // What it read was written by these; empty once it ended.
     sources: Vec<Arc<Op>>,
     waiters: Vec<Waiter>,
+}
+
+/// What can be said of work at a moment.
+enum Look {
+    /// It has ended, and everybody was told.
+    Ended(Result<(), DeviceError>),
+    /// Its own error, if it has one already, and what it depends on.
+    Sources(Option<DeviceError>, Vec<Arc<Op>>),
 }
 
 impl std::fmt::Debug for Op {
@@ -68,15 +77,41 @@ impl Op {
 
     /// The error that it, or something it depends on, ended with. Only meaningful once its event is done.
     fn failure(&self) -> Option<DeviceError> {
+        let own = match self.look() {
+            Look::Ended(outcome) => return outcome.err(),
+            Look::Sources(own, sources) => own.map_or(Ok(sources), Err),
+        };
+        let mut open = match own {
+            Ok(sources) => sources,
+            Err(error) => return Some(error),
+        };
+        // Chains may be long, and meet.
+        let mut seen: FxHashSet<*const Self> = open.iter().map(Arc::as_ptr).collect();
+        while let Some(op) = open.pop() {
+            match op.look() {
+                Look::Ended(Ok(())) => {}
+                Look::Ended(Err(error)) | Look::Sources(Some(error), _) => return Some(error),
+                Look::Sources(None, sources) => {
+                    open.extend(
+                        sources
+                            .into_iter()
+                            .filter(|op| seen.insert(Arc::as_ptr(op))),
+                    );
+                }
+            }
+        }
+        None
+    }
+
+    fn look(&self) -> Look {
         let sources = {
             let progress = self.progress.lock();
             if let Some(outcome) = &progress.outcome {
-                return outcome.clone().err();
+                return Look::Ended(outcome.clone());
             }
             progress.sources.clone()
         };
-        let own = self.event.is_done().err();
-        own.or_else(|| sources.iter().find_map(|source| source.failure()))
+        Look::Sources(self.event.is_done().err(), sources)
     }
 
     /// It ended. A failure takes what it wrote out of the directories before anybody who waits is told.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use parla_core::lock::Mutex;
 use parla_core::{DeviceId, MemoryId};
-use parla_device::{Block, DeviceError};
+use parla_device::{Block, DeviceError, Event};
 use smallvec::SmallVec;
 
 use super::groups::Group;
@@ -443,8 +443,13 @@ impl Store {
                 let op = &outstanding.op;
                 let needed = outstanding.write && operand.fetches();
                 if ordered {
-                    staged.events.push((operand.slot, Arc::clone(&op.event)));
-                    if needed {
+                    let known = |(slot, event): &(usize, Arc<dyn Event>)| {
+                        *slot == operand.slot && Arc::ptr_eq(event, &op.event)
+                    };
+                    if !staged.events.iter().any(known) {
+                        staged.events.push((operand.slot, Arc::clone(&op.event)));
+                    }
+                    if needed && !staged.inputs.iter().any(|known| Arc::ptr_eq(known, op)) {
                         staged.inputs.push(Arc::clone(op));
                     }
                 } else {

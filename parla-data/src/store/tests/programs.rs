@@ -36,7 +36,7 @@ fn run(seed: u64, n_gpus: usize, capacity: u64, ordered: bool, n_steps: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// With little memory, so that most of it is evicted all the time.
     #[test]
