@@ -426,6 +426,20 @@ fn one_task_cannot_write_the_same_on_two_devices() {
     );
 }
 
+#[test]
+fn a_copy_made_while_a_body_writes_counts_for_nothing() {
+    let bench = Bench::new(&[1000, 1000]);
+    let a = array(&[4]);
+    let whole = |access| operand(&a, line(0, 4), access);
+    let mut staged = bench.staged(&[whole(Access::InOut)], &[gpu(0)]);
+    staged.begin();
+    assert_eq!(bench.store.prefetch(&whole(Access::Input), gpu(1)), 16);
+    fill(&staged.places()[0], &[4], 7);
+    staged.end(Ended::Well(Vec::new()));
+    assert_eq!(bench.run(&[whole(Access::Input)], gpu(1), 0), [[7; 4]]);
+    bench.check_empty();
+}
+
 /// What coherence costs tasks whose arrays never leave the host.
 #[test]
 #[ignore = "a measurement: run it with --release and --nocapture"]
