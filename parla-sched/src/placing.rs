@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
-use parla_core::{Claim, DeviceId};
+use parla_core::{Access, Claim, DeviceId};
 use parla_data::{Ended, Operand, Staged};
 use parla_device::{DeviceError, Place, Stream};
 use smallvec::SmallVec;
@@ -63,7 +63,7 @@ pub struct Assigned {
     places: Vec<Place>,
     /// Its operands, in place, until it ends.
     staged: Mutex<Option<Staged>>,
-    begun: OnceLock<Instant>,
+    started: OnceLock<Instant>,
 }
 
 impl Assigned {
@@ -74,12 +74,7 @@ impl Assigned {
         streams: SmallVec<[Option<Arc<dyn Stream>>; 1]>,
         staged: Staged,
     ) -> Result<Self, DeviceError> {
-        for (slot, event) in staged.events() {
-            match &streams[*slot] {
-                Some(stream) => stream.wait(event)?,
-                None => event.synchronize()?,
-            }
-        }
+        wait_for_copies(&staged, &streams)?;
         Ok(Self {
             choice: placed.choice,
             devices: placed.devices.clone(),
@@ -89,8 +84,60 @@ impl Assigned {
             runahead: placed.placing.runahead,
             places: staged.places().to_vec(),
             staged: Mutex::new(Some(staged)),
-            begun: OnceLock::new(),
+            started: OnceLock::new(),
         })
+    }
+
+    /// The same with its operands in place again, after it was [paused](Self::pause).
+    ///
+    /// # Errors
+    /// What a device says of the wait for copies that are under way.
+    pub(crate) fn staged_again(&self, staged: Staged) -> Result<Self, DeviceError> {
+        wait_for_copies(&staged, &self.streams)?;
+        Ok(Self {
+            choice: self.choice,
+            devices: self.devices.clone(),
+            streams: self.streams.clone(),
+            variant: self.variant,
+            operands: Arc::clone(&self.operands),
+            runahead: self.runahead,
+            places: staged.places().to_vec(),
+            staged: Mutex::new(Some(staged)),
+            started: self.started.clone(),
+        })
+    }
+
+    /// The body waits for others, who may change what it uses: lets go of its operands, at what it has given to its streams so far.
+    pub(crate) fn pause(&self) -> Result<(), DeviceError> {
+        if self.operands.is_empty() {
+            return Ok(());
+        }
+        let mut events = Vec::new();
+        for stream in self.streams.iter().flatten() {
+            if !stream.is_idle()? {
+                events.push(stream.record()?);
+            }
+        }
+        self.end(Ended::Well(events));
+        Ok(())
+    }
+
+    /// Its operands when it goes on: what it has written before it must find again.
+    pub(crate) fn operands_again(&self) -> Arc<[Operand]> {
+        let again = |operand: &Operand| Operand {
+            access: if operand.access == Access::Output {
+                Access::InOut
+            } else {
+                operand.access
+            },
+            ..operand.clone()
+        };
+        self.operands.iter().map(again).collect()
+    }
+
+    /// Whether it was paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        !self.operands.is_empty() && self.staged.lock().is_none()
     }
 
     /// For each operand, where the first element of its region is.
@@ -99,9 +146,9 @@ impl Assigned {
         &self.places
     }
 
-    /// The body is about to start for the first time.
+    /// The body is about to start, or to go on with its operands in place again.
     pub(crate) fn begin(&self) {
-        let _ = self.begun.set(Instant::now());
+        let _ = self.started.set(Instant::now()); // the first start counts
         if let Some(staged) = &mut *self.staged.lock() {
             staged.begin();
         }
@@ -109,7 +156,7 @@ impl Assigned {
 
     /// Nanoseconds since the body started.
     pub(crate) fn busy_ns(&self) -> u64 {
-        let elapsed = self.begun.get().map(Instant::elapsed).unwrap_or_default();
+        let elapsed = self.started.get().map(Instant::elapsed).unwrap_or_default();
         u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
     }
 
@@ -120,4 +167,17 @@ impl Assigned {
             staged.end(how);
         }
     }
+}
+
+fn wait_for_copies(
+    staged: &Staged,
+    streams: &[Option<Arc<dyn Stream>>],
+) -> Result<(), DeviceError> {
+    for (slot, event) in staged.events() {
+        match &streams[*slot] {
+            Some(stream) => stream.wait(event)?,
+            None => event.synchronize()?,
+        }
+    }
+    Ok(())
 }

@@ -71,6 +71,8 @@ enum Flight {
         attrs: Attrs,
         /// How its devices ended, once it has waited for them.
         drained: Option<Result<(), DeviceError>>,
+        /// Its operands are in place again after a pause, and nobody has seen them yet.
+        again: bool,
         /// The body blocked and waits, under this number, for what it gave back.
         blocked: Option<u64>,
     },
@@ -250,6 +252,21 @@ impl<E: Executor> Shared<E> {
         self.tell(News::Removed(id));
     }
 
+    /// The body of a placed task awaits others, who may change what it uses: it lets go of its data and has it brought again afterwards.
+    pub(super) fn placed_pauses(&self, id: TaskId) {
+        let assigned = match self.places().flights.lock().get(&id) {
+            Some(Flight::Assigned { assigned, .. }) => Some(Arc::clone(assigned)),
+            _ => None,
+        };
+        if let Some(Err(error)) = assigned.as_deref().map(Assigned::pause) {
+            self.places()
+                .flights
+                .lock()
+                .insert(id, Flight::Refused(DataError::from(error).into()));
+        }
+        self.placed_suspended(id);
+    }
+
     /// A placed task waits for others, or for its devices: others may use its compute units.
     pub(super) fn placed_suspended(&self, id: TaskId) {
         self.tell(News::Suspended(id));
@@ -310,10 +327,7 @@ impl<E: Executor> Shared<E> {
                 *drained = Some(error.map_or(Ok(()), Err));
                 *attrs
             }
-            _ => Attrs {
-                placed: true,
-                ..Attrs::default()
-            },
+            _ => placed_attrs(),
         }
     }
 
@@ -439,6 +453,7 @@ impl<E: Executor> Shared<E> {
                 attrs: self.attrs_of(&placed),
                 assigned: Arc::new(assigned),
                 drained: None,
+                again: false,
                 blocked: None,
             },
             Err(error) => {
@@ -504,30 +519,65 @@ impl<E: Executor> Shared<E> {
         drop(known);
         self.queue_admitted(Ready {
             id,
-            attrs: Attrs {
-                placed: true,
-                ..Attrs::default()
-            },
+            attrs: placed_attrs(),
         });
     }
 
     fn queue_runnable(&self, id: TaskId, priority: i32) {
-        let attrs = {
-            let mut flights = self.places().flights.lock();
-            match flights.get_mut(&id) {
-                Some(Flight::Assigned { attrs, blocked, .. }) => match blocked.take() {
-                    Some(number) => Err(number),
-                    None => {
-                        attrs.priority = priority;
-                        Ok(*attrs)
-                    }
-                },
-                _ => return, // cancelled meanwhile
+        let places = self.places();
+        let found = match places.flights.lock().get_mut(&id) {
+            Some(Flight::Assigned {
+                assigned,
+                attrs,
+                blocked,
+                ..
+            }) => {
+                attrs.priority = priority;
+                let paused = assigned.is_paused().then(|| Arc::clone(assigned));
+                (*attrs, blocked.take(), paused)
             }
+            Some(Flight::Refused(_)) => (placed_attrs(), None, None),
+            _ => return, // cancelled meanwhile
         };
-        match attrs {
-            Ok(attrs) => self.queue_admitted(Ready { id, attrs }),
-            Err(number) => self.waits.readmit(number),
+        match found {
+            (_, Some(number), _) => self.waits.readmit(number),
+            (attrs, None, None) => self.queue_admitted(Ready { id, attrs }),
+            (attrs, None, Some(paused)) => self.stage_again(Ready { id, attrs }, paused),
+        }
+    }
+
+    /// Brings the data of a task that goes on after a pause.
+    fn stage_again(&self, ready: Ready, paused: Arc<Assigned>) {
+        self.join_actors();
+        let shared = self.arc();
+        let (operands, devices) = (paused.operands_again(), paused.devices.clone());
+        let done = move |staged: Result<Staged, DataError>| {
+            let again = staged.and_then(|staged| Ok(paused.staged_again(staged)?));
+            match again {
+                Ok(again) => {
+                    if let Some(Flight::Assigned {
+                        assigned, again: flag, ..
+                    }) = shared.places().flights.lock().get_mut(&ready.id)
+                    {
+                        *assigned = Arc::new(again);
+                        *flag = true;
+                    }
+                    shared.queue_admitted(ready);
+                }
+                Err(error) => shared.refuse(ready.id, error.into()),
+            }
+            shared.leave_actors();
+        };
+        self.places()
+            .store
+            .stage(operands, &devices, 0, Box::new(done));
+    }
+
+    /// Whether a task that goes on has its data in place anew; said once.
+    pub(super) fn was_staged_again(&self, id: TaskId) -> bool {
+        match self.places().flights.lock().get_mut(&id) {
+            Some(Flight::Assigned { again, .. }) => std::mem::take(again),
+            _ => false,
         }
     }
 
@@ -555,6 +605,13 @@ impl<E: Executor> Shared<E> {
             let finish = Arc::clone(&finish);
             event.on_done(Box::new(move |result| finish.one_done(result.err())));
         }
+    }
+}
+
+fn placed_attrs() -> Attrs {
+    Attrs {
+        placed: true,
+        ..Attrs::default()
     }
 }
 

@@ -394,7 +394,7 @@ impl<'a, E: Executor> Cx<'a, E> {
                 return Step::Failed;
             }
         };
-        if !resumed {
+        if !resumed || shared.was_staged_again(id) {
             assigned.begin();
         }
         let runs_ahead = assigned.runahead != Runahead::Blocking
@@ -411,7 +411,7 @@ impl<'a, E: Executor> Cx<'a, E> {
         match &step {
             Step::Done => shared.placed_ended(id, true),
             Step::Failed => shared.placed_ended(id, false),
-            Step::Await(..) => shared.placed_suspended(id),
+            Step::Await(..) => shared.placed_pauses(id),
             Step::Draining(..) => self.ahead.set(runs_ahead),
         }
         step
