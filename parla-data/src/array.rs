@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parla_core::lock::Mutex;
 use parla_core::{MachineModel, MemoryId, Region};
@@ -48,8 +48,6 @@ pub(crate) struct Shared {
     pub(crate) home: Home,
     /// True only if the directory says that all is at home, nothing is elsewhere, nothing is outstanding and no writer is entered. Changed under the lock of `state`.
     pub(crate) host_only: AtomicBool,
-    /// Staged tasks that write at home and are nowhere else written down.
-    pub(crate) n_home_writers: AtomicU32,
     /// One bit per memory whose device has been told of the home ([`parla_device::Device::pin_host`]).
     pub(crate) pinned: AtomicU64,
     pub(crate) state: Mutex<State>,
@@ -69,7 +67,6 @@ impl Array {
             state: Mutex::new(State::new(shape, &home)),
             home,
             host_only: AtomicBool::new(true),
-            n_home_writers: AtomicU32::new(0),
             pinned: AtomicU64::new(0),
         }))
     }
@@ -176,7 +173,7 @@ impl Shared {
             && state.directory.is_home_only()
             && state.home().outstanding.is_empty()
             && state.writers.is_empty();
-        // Pairs with the loads in `is_host_only` and in `store::fast`.
+        // Pairs with the load in `is_host_only`.
         self.host_only.store(only, Ordering::SeqCst);
     }
 }

@@ -50,6 +50,8 @@ pub struct Store {
     n_waiting: AtomicUsize,
     // Not 0: there is something to do for whoever holds, or gets, `queue`.
     kicks: AtomicU32,
+    // Arrays that nobody can name any more but whose home somebody sees.
+    kept: Mutex<Kept>,
     // How often memory was given back; `close` waits for that.
     closing: (Mutex<u64>, Condvar),
 }
@@ -72,6 +74,13 @@ struct Memory {
     streams: Mutex<Streams>,
     // Why a copy was not written back, until a request is told.
     trouble: Mutex<Option<DeviceError>>,
+}
+
+/// Arrays kept for their homes' sake, and how many are enough to look which have come home.
+#[derive(Debug, Default)]
+struct Kept {
+    arrays: Vec<Array>,
+    enough: usize,
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +139,7 @@ impl Store {
             queue: Mutex::default(),
             n_waiting: AtomicUsize::new(0),
             kicks: AtomicU32::new(0),
+            kept: Mutex::default(),
             closing: Default::default(),
         })
     }

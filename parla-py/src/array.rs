@@ -7,6 +7,7 @@ use parla_data::{DataError, Home, Store};
 use parla_device::{Block, Place};
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -32,6 +33,24 @@ pub(crate) struct Array {
     /// The NumPy array; the home's block has the other share.
     buffer: Arc<Kept>,
     _last: DrainLast,
+}
+
+impl Drop for Array {
+    /// The user can still see the NumPy array: what tasks have written, or will, must come home all the same.
+    fn drop(&mut self) {
+        let Some(Some(store)) = Python::try_attach(|py| {
+            let buffer = self.buffer.get(py)?;
+            let is_view = buffer
+                .getattr(intern!(py, "base"))
+                .is_ok_and(|base| !base.is_none());
+            // SAFETY: attached, a live object. One reference is ours.
+            let is_seen = is_view || unsafe { ffi::Py_REFCNT(buffer.as_ptr()) } > 1;
+            is_seen.then(runtime::store_of_this_thread).flatten()
+        }) else {
+            return;
+        };
+        store.keep(self.data.clone());
+    }
 }
 
 impl Array {

@@ -1,6 +1,7 @@
 //! `await task`: what a task's coroutine hands to the runtime, and what it gets back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parla_core::TaskId;
 use pyo3::PyTraverseError;
@@ -10,7 +11,7 @@ use pyo3::prelude::*;
 
 use crate::errors;
 use crate::python;
-use crate::runtime::Rt;
+use crate::runtime::{self, Rt};
 use crate::space::{Resolved, TaskID, resolve_any};
 use crate::task::Task;
 
@@ -20,6 +21,8 @@ pub(crate) struct Awaiter {
     targets: Box<[Py<PyAny>]>,
     /// One task was awaited by itself: its value is the result.
     single: bool,
+    /// It has given way once.
+    gave_way: AtomicBool,
 }
 
 impl Awaiter {
@@ -31,6 +34,7 @@ impl Awaiter {
             Self {
                 targets: Box::new([target.unbind()]),
                 single: true,
+                gave_way: AtomicBool::new(false),
             },
         )
     }
@@ -88,6 +92,7 @@ impl Awaiter {
         Self {
             targets: targets.into(),
             single: false,
+            gave_way: AtomicBool::new(false),
         }
     }
 
@@ -153,6 +158,10 @@ impl Awaiter {
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         let this = slf.get();
         let py = slf.py();
+        // Whoever was awaited may have changed the arrays of this task: these are brought anew while it is suspended, so it always is.
+        if !this.gave_way.swap(true, Ordering::Relaxed) && runtime::runs_a_task_with_arrays() {
+            return Ok(slf.clone());
+        }
         let cancelled =
             |(task, completed): (Option<Bound<'_, Task>>, bool)| task.is_none() && !completed;
         if this._ended(py) || (runtime_has_ended_them(this, py) && this.tasks(py).any(cancelled)) {

@@ -25,8 +25,8 @@ use crate::task::Task;
 use crate::{body, gil, placed, python};
 use data::{add_device_stats, placement};
 use report::{MAX_LINES, deadlock, describe, reasons};
-pub(crate) use waiting::wait_for;
 use waiting::{check_not_forked, now, wait_unless_stalled};
+pub(crate) use waiting::{on_this_thread_detached, renew_arrays, wait_for};
 
 /// The scheduler's runtime with Python's executor.
 pub(crate) type Rt = parla_sched::Runtime<PyExecutor>;
@@ -89,6 +89,17 @@ fn with_running<R>(f: impl FnOnce(&Py<Task>, Option<&Cx<'_, PyExecutor>>) -> R) 
 /// Whether this thread is a worker in the middle of a body.
 pub(crate) fn runs_a_task() -> bool {
     with_running(|_, cx| cx.is_some()).unwrap_or(false)
+}
+
+/// Whether the body that runs on this thread uses coherent arrays.
+pub(crate) fn runs_a_task_with_arrays() -> bool {
+    let uses_arrays = |task: &Py<Task>, _: Option<&Cx<'_, PyExecutor>>| {
+        let core = task.get().core.lock();
+        core.uses
+            .as_ref()
+            .is_some_and(|uses| !uses.operands.is_empty())
+    };
+    with_running(uses_arrays).unwrap_or(false)
 }
 
 /// The runtime that a spawn on this thread goes to.

@@ -254,11 +254,13 @@ impl Task {
     /// Waits for the end.
     pub(crate) fn wait_end(slf: &Bound<'_, Self>, timeout: Option<Duration>) -> PyResult<()> {
         let this = slf.get();
-        if this.is_done() {
-            return Ok(());
-        }
-        if runtime::wait_for(slf.py(), &this.rt, this.id(), timeout)? {
-            return Ok(());
+        let py = slf.py();
+        if this.is_done() || runtime::wait_for(py, &this.rt, this.id(), timeout)? {
+            return if runtime::runs_a_task_with_arrays() {
+                runtime::renew_arrays(py)
+            } else {
+                Ok(())
+            };
         }
         let seconds = timeout.unwrap_or_default().as_secs_f64();
         Err(PyTimeoutError::new_err(format!(

@@ -1,7 +1,6 @@
 //! Staging what is in place already.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use parla_core::{DeviceId, MachineModel, MemoryId};
 use parla_device::{Block, Place};
@@ -20,12 +19,14 @@ impl Store {
         operands: &Arc<[Operand]>,
         devices: &[DeviceId],
     ) -> Option<Staged> {
+        // Without other memories nobody needs to know who writes.
+        let only_host = self.model().memories.len() == 1;
         let at_home = |operand: &Operand| {
             operand.array.is_host_only()
                 && self.model().memory_of(devices[operand.slot]) == MachineModel::HOST
-                && (!operand.access.writes() || operand.exact && operand.array.home().writable)
+                && (!operand.access.writes() || only_host && operand.array.home().writable)
         };
-        if operands.iter().all(at_home) && enter_home_writers(operands) {
+        if operands.iter().all(at_home) {
             let mut staged = Staged::new(self, operands, None);
             staged.places.extend(operands.iter().map(home_place));
             return Some(staged);
@@ -118,30 +119,5 @@ fn home_place(operand: &Operand) -> Place {
         offset,
         strides: home.strides.clone(),
         device: None,
-    }
-}
-
-/// Counts the writers among operands that are at home. `false`, and nothing is counted: meanwhile one of the arrays is elsewhere, too.
-fn enter_home_writers(operands: &[Operand]) -> bool {
-    for (i, operand) in operands.iter().enumerate() {
-        if !operand.access.writes() {
-            continue;
-        }
-        let array = &operand.array.0;
-        // Either the others see the count, or this sees that the array left its home: `Store::enter_writers` does it the other way round.
-        array.n_home_writers.fetch_add(1, Ordering::SeqCst);
-        if !array.host_only.load(Ordering::SeqCst) {
-            leave_home_writers(&operands[..=i]);
-            return false;
-        }
-    }
-    true
-}
-
-/// The tasks that were counted have ended.
-pub(super) fn leave_home_writers(operands: &[Operand]) {
-    for operand in operands.iter().filter(|o| o.access.writes()) {
-        let count = &operand.array.0.n_home_writers;
-        count.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -219,15 +219,44 @@ impl Store {
         lost.flatten().map_or(Ok(()), Err)
     }
 
+    /// Keeps an array, the last handle of which its user is about to drop, until its home is current: the user still sees that. Its copies
+    /// elsewhere are given up when there is need of the memory, or by [`close`](Self::close).
+    pub fn keep(&self, array: Array) {
+        // One is the user's handle that is about to go, one is `array`.
+        if array.is_host_only() && Arc::strong_count(&array.0) <= 2 {
+            return;
+        }
+        let mut gone = Vec::new();
+        let mut kept = self.kept.lock();
+        if kept.arrays.len() >= kept.enough {
+            let came_home = |array: &Array| {
+                let whole = Region::whole(array.shape());
+                Arc::strong_count(&array.0) == 1
+                    && array.bytes_valid(MachineModel::HOST, &whole) == array.0.bytes(&whole)
+            };
+            let (done, rest) = std::mem::take(&mut kept.arrays)
+                .into_iter()
+                .partition(came_home);
+            gone = done;
+            kept.arrays = rest;
+            kept.enough = (2 * kept.arrays.len()).max(64);
+        }
+        kept.arrays.push(array);
+        drop(kept);
+        drop(gone); // whoever owns their memory may have something to do
+    }
+
     /// Flushes every array. Called when the runtime ends.
     ///
     /// # Errors
     /// The first error of each array.
     pub fn close(self: &Arc<Self>) -> Result<(), Vec<DataError>> {
         let mut errors = Vec::new();
+        let kept = std::mem::take(&mut *self.kept.lock());
         for array in self.arrays_here() {
             errors.extend(self.send_home(&array, |_| true, true).err());
         }
+        drop(kept);
         let streams = self.memories.iter().map(|memory| {
             let mut streams = memory.streams.lock();
             std::mem::take(&mut *streams)

@@ -7,7 +7,6 @@ use parla_core::MemoryId;
 use parla_device::{Event, Place};
 use smallvec::SmallVec;
 
-use super::fast::leave_home_writers;
 use super::writers::{Ticket, leave_writers};
 use super::{Ended, Store};
 use crate::Operand;
@@ -21,7 +20,7 @@ use crate::op::Op;
 pub struct Staged {
     store: Arc<Store>,
     operands: Arc<[Operand]>,
-    // Under which its writers are entered in the arrays' lists; `None`: it took the short way, they are only counted.
+    // Under which its writers are entered in the arrays' lists; `None`: nobody needs to know.
     ticket: Option<Ticket>,
     // By operand; pinned unless they are the home. Fewer than operands: those are at home.
     pub(super) instances: SmallVec<[InstanceId; 4]>,
@@ -138,8 +137,6 @@ impl Staged {
         // Only now: all that it wrote has been written down.
         if let Some(ticket) = self.ticket {
             leave_writers(&self.operands, ticket);
-        } else {
-            leave_home_writers(&self.operands);
         }
         for (memory, bytes) in self.extra.drain(..) {
             let reserved = &self.store.memory(memory).reserved;

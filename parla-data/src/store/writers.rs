@@ -1,15 +1,14 @@
-//! Tasks that write different elements of overlapping boxes on different devices: one after another.
+//! Tasks that write overlapping boxes: one after another, also where nothing orders them.
 //!
-//! The directory knows boxes. Two tasks that nothing orders may write, say, the even and the odd elements of an array: their elements differ, their boxes
-//! do not. At home both write the same bytes and all is well. In two instances the one that ends last would take the other's elements back. So as
-//! long as a task that writes is staged, another one is not whose box overlaps, unless both are at home or both use [every element](Operand::exact)
-//! of their boxes (then the program has a race of its own). Readers are not concerned: the elements that they are after are not those that change.
+//! Tasks that conflict are ordered by their program, so that the second is staged when the first has ended. Three kinds are not: tasks that write different
+//! elements of overlapping boxes, say the even and the odd ones (the directory knows boxes; of two instances the one that ends last would take the other's
+//! elements back); a task that a body spawns and then waits for, on data that the body itself has in use; and tasks of a program with a race. So as long as a
+//! task that writes is staged, another one that uses some of its box elsewhere is not: it waits until the first has ended, or waits for others itself and so lets
+//! go of its data. At home all use the same bytes, as they would without devices. Who only reads keeps nobody from writing: what he has in use is his own copy.
 //!
 //! A task that overwrites a box without reading it, once staged, *claims* the box until it begins: nothing is copied there any more, since nobody would wait for
 //! such a copy. A reader that would need one is after other elements (or is not ordered with the task, and sees what it may); an eviction that would need one
 //! waits, and is without an object once the task has begun.
-
-use std::sync::atomic::Ordering;
 
 use parla_core::{DeviceId, MachineModel, MemoryId, Region};
 
@@ -23,7 +22,6 @@ pub(crate) struct Writer {
     ticket: Ticket,
     region: Region,
     memory: MemoryId,
-    exact: bool,
     // Whether it fetches nothing.
     overwrites: bool,
     // Whether nothing may be copied there.
@@ -35,11 +33,10 @@ pub(crate) struct Writer {
 pub(crate) struct Ticket(u64);
 
 impl Writer {
-    fn disturbs(&self, other: &Self) -> bool {
-        self.ticket != other.ticket
-            && (self.memory != MachineModel::HOST || other.memory != MachineModel::HOST)
-            && !(self.exact && other.exact)
-            && self.region.intersection(&other.region).is_some()
+    fn disturbs(&self, ticket: Ticket, region: &Region, memory: MemoryId) -> bool {
+        self.ticket != ticket
+            && (self.memory != MachineModel::HOST || memory != MachineModel::HOST)
+            && self.region.intersection(region).is_some()
     }
 }
 
@@ -102,7 +99,7 @@ impl Store {
         Ok(())
     }
 
-    /// Enters the writers among the operands of a task that is to be staged. `None`, and none is entered: another one has to end first.
+    /// Enters the operands of a task that is to be staged. `None`, and none is entered: another one has to end first.
     pub(super) fn enter_writers(
         &self,
         operands: &[Operand],
@@ -111,7 +108,7 @@ impl Store {
         let ticket = Ticket(self.tick());
         for (i, operand) in operands.iter().enumerate() {
             let memory = self.model().memory_of(devices[operand.slot]);
-            if operand.access.writes() && !enter_writer(operand, memory, ticket) {
+            if !enter(operand, memory, ticket) {
                 leave_writers(&operands[..i], ticket);
                 return None;
             }
@@ -120,31 +117,26 @@ impl Store {
     }
 }
 
-fn enter_writer(operand: &Operand, memory: MemoryId, ticket: Ticket) -> bool {
+/// Enters an operand, if it writes. `false`, and it is not: a writer disturbs it.
+fn enter(operand: &Operand, memory: MemoryId, ticket: Ticket) -> bool {
     let array = &operand.array.0;
-    let writer = Writer {
-        ticket,
-        region: operand.region.clone(),
-        memory,
-        exact: operand.exact,
-        overwrites: !operand.fetches(),
-        claims: false,
-    };
+    let region = &operand.region;
     let mut state = array.state.lock();
-    if state.writers.iter().any(|other| other.disturbs(&writer)) {
+    let mut writers = state.writers.iter();
+    if writers.any(|writer| writer.disturbs(ticket, region, memory)) {
         return false;
     }
-    state.writers.push(writer);
-    // From here on nobody is counted as a writer at home any more. Those that are may write any box, but all of its elements.
-    array.update_host_only(&state);
-    let alone = operand.exact
-        || memory == MachineModel::HOST
-        || array.n_home_writers.load(Ordering::SeqCst) == 0;
-    if !alone {
-        state.writers.pop();
+    if operand.access.writes() {
+        state.writers.push(Writer {
+            ticket,
+            region: region.clone(),
+            memory,
+            overwrites: !operand.fetches(),
+            claims: false,
+        });
         array.update_host_only(&state);
     }
-    alone
+    true
 }
 
 /// The task has ended, or is not going to be staged now.

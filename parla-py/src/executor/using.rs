@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use super::{PyExecutor, PyThread, Ran, step};
 use crate::assignment;
 use crate::task::{Task, UNDECIDED};
-use crate::{errors, keep, machine, python, room};
+use crate::{errors, keep, machine, python, room, runtime};
 
 impl PyExecutor {
     /// One step of a task with operands or devices. Its [`Uses`](assignment::Uses) say where they are while the body runs.
@@ -71,7 +71,7 @@ impl PyExecutor {
         task: &Py<Task>,
         assigned: Option<&Arc<Assigned>>,
     ) -> PyResult<()> {
-        let operands = {
+        let (operands, goes_on) = {
             let mut core = task.get().core.lock();
             let uses = core.uses.as_mut().expect("it is there until the task ends");
             uses.assigned = assigned.cloned();
@@ -80,18 +80,24 @@ impl PyExecutor {
                 task.get().choice.store(choice, Ordering::Relaxed);
             }
             let goes_on = std::mem::replace(&mut uses.begun, true);
-            if assigned.is_some() || goes_on {
+            if assigned.is_some() {
                 return Ok(());
             }
-            Arc::clone(&uses.operands)
+            (Arc::clone(&uses.operands), goes_on)
         };
+        self.bring_home(py, &operands, goes_on)
+    }
+
+    /// Makes operands current at home; `goes_on`: also those that the task itself has written.
+    fn bring_home(&self, py: Python<'_>, operands: &[Operand], goes_on: bool) -> PyResult<()> {
         if operands.iter().all(|operand| operand.array.is_host_only()) {
             return Ok(());
         }
         let store = self.store_or_bare(py)?;
         let at_home = |operand: &Operand| {
             let (array, region) = (&operand.array, &operand.region);
-            if operand.fetches() {
+            // After a wait also what it wrote itself: those it waited for may have changed that.
+            if operand.fetches() || goes_on {
                 store.to_host(array, region, false)?;
             }
             if operand.access.writes() {
@@ -101,6 +107,34 @@ impl PyExecutor {
         };
         py.detach(|| operands.iter().try_for_each(at_home))
             .map_err(|error| errors::data(py, &error))
+    }
+
+    /// The body waited for other tasks, which may have changed the arrays it uses: has them brought again.
+    pub(crate) fn renew_arrays(
+        &self,
+        py: Python<'_>,
+        cx: &Cx<'_, Self>,
+        task: &Py<Task>,
+    ) -> PyResult<()> {
+        let operands = match &task.get().core.lock().uses {
+            Some(uses) if !uses.operands.is_empty() => Arc::clone(&uses.operands),
+            _ => return Ok(()),
+        };
+        match runtime::on_this_thread_detached(py, || cx.renew_data()) {
+            Ok(Some(assigned)) => {
+                let before = task
+                    .get()
+                    .core
+                    .lock()
+                    .uses
+                    .as_mut()
+                    .and_then(|uses| uses.assigned.replace(assigned));
+                drop(before);
+                Ok(())
+            }
+            Ok(None) => self.bring_home(py, &operands, true),
+            Err(error) => Err(errors::data(py, &error)),
+        }
     }
 
     /// The body has returned or raised: what its devices still have to do comes first.

@@ -168,3 +168,32 @@ pub(super) fn check_not_forked(rt: &Rt) -> PyResult<()> {
         "this runtime belongs to the parent process: its threads do not exist after a fork; open a new `with Parla():` in the child",
     ))
 }
+
+/// Runs something of this thread's without the GIL: detaching does not move it to another thread.
+pub(crate) fn on_this_thread_detached<R>(py: Python<'_>, call: impl FnOnce() -> R) -> R {
+    struct OnThisThread<T>(T);
+    // SAFETY: `detach` runs its closure on the calling thread; nothing is sent anywhere.
+    unsafe impl<T> Send for OnThisThread<T> {}
+    impl<T> OnThisThread<T> {
+        fn take(self) -> T {
+            self.0
+        }
+    }
+    let call = OnThisThread(call);
+    py.detach(move || OnThisThread(call.take()())).take()
+}
+
+/// A task that has waited for another goes on: what it uses may have been changed.
+pub(crate) fn renew_arrays(py: Python<'_>) -> PyResult<()> {
+    let running = with_running(|task, cx| {
+        let cx = cx.map(|cx| std::ptr::from_ref(cx).cast::<Cx<'static, PyExecutor>>());
+        cx.map(|cx| (task.clone_ref(py), cx))
+    });
+    let Some((task, cx)) = running.flatten() else {
+        return Ok(());
+    };
+    // SAFETY: as in `with_running`: the body on this thread has not returned, so its `cx` is alive.
+    let cx = unsafe { &*cx };
+    let rt = Arc::clone(&task.get().rt);
+    rt.executor().renew_arrays(py, cx, &task)
+}

@@ -556,7 +556,9 @@ impl<E: Executor> Shared<E> {
             match again {
                 Ok(again) => {
                     if let Some(Flight::Assigned {
-                        assigned, again: flag, ..
+                        assigned,
+                        again: flag,
+                        ..
                     }) = shared.places().flights.lock().get_mut(&ready.id)
                     {
                         *assigned = Arc::new(again);
@@ -571,6 +573,36 @@ impl<E: Executor> Shared<E> {
         self.places()
             .store
             .stage(operands, &devices, 0, Box::new(done));
+    }
+
+    /// Brings the data of a running task to its devices again. Blocks.
+    pub(super) fn renew_data(&self, id: TaskId) -> Result<Option<Arc<Assigned>>, DataError> {
+        let places = self.places();
+        let before = match places.flights.lock().get(&id) {
+            Some(Flight::Assigned { assigned, .. }) => Arc::clone(assigned),
+            _ => return Ok(None),
+        };
+        if before.operands.is_empty() {
+            return Ok(Some(before));
+        }
+        before.pause()?;
+        let (tell, told) = std::sync::mpsc::channel();
+        let done = Box::new(move |staged| drop(tell.send(staged)));
+        let (operands, devices) = (before.operands_again(), before.devices.clone());
+        places.store.stage(operands, &devices, 0, done);
+        let staged = told.recv().unwrap_or_else(|_| {
+            Err(DataError::Device(DeviceError::Driver {
+                device: "(runtime)".to_owned(),
+                call: "stage",
+                reason: "the request was dropped".to_owned(),
+            }))
+        })?;
+        let renewed = Arc::new(before.staged_again(staged)?);
+        renewed.begin();
+        if let Some(Flight::Assigned { assigned, .. }) = places.flights.lock().get_mut(&id) {
+            *assigned = Arc::clone(&renewed);
+        }
+        Ok(Some(renewed))
     }
 
     /// Whether a task that goes on has its data in place anew; said once.

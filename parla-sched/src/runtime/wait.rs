@@ -172,7 +172,7 @@ impl<E: Executor> Cx<'_, E> {
         shared.release(&claim);
         let placed = self.placed_running();
         if let Some(running) = placed {
-            shared.placed_suspended(running);
+            shared.placed_pauses(running);
         }
         let waited = shared.wait(Target::Task(id), timeout, tick);
         if let Some(running) = placed {

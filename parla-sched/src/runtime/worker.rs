@@ -11,6 +11,7 @@ use parla_core::{
 
 use super::places::Boarding;
 use super::shared::{SeatShared, Shared, bump, unbump};
+use parla_data::DataError;
 use parla_device::DeviceError;
 
 use super::{Executor, SpawnError, Step, Task};
@@ -218,6 +219,20 @@ impl<'a, E: Executor> Cx<'a, E> {
     #[must_use]
     pub fn assigned(&self) -> Option<Arc<Assigned>> {
         self.assigned.borrow().clone()
+    }
+
+    /// After a wait inside the body: other tasks may have changed what the running task uses, so it is brought to its devices again. Blocks for
+    /// as long as that takes. `None`: no policy placed the task.
+    ///
+    /// # Errors
+    /// What stands in the way; then the task must not use its data any more.
+    pub fn renew_data(&self) -> Result<Option<Arc<Assigned>>, DataError> {
+        let Some(id) = self.placed_running() else {
+            return Ok(None);
+        };
+        let renewed = self.shared.renew_data(id)?;
+        self.assigned.borrow_mut().clone_from(&renewed);
+        Ok(renewed)
     }
 
     /// The running task comes back from [`Step::Draining`]: whether its devices did all that it gave them.
