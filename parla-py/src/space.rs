@@ -24,7 +24,7 @@ enum Entry {
     /// Somebody depends on it, nobody spawned it yet.
     Declared(Arc<Rt>, TaskId),
     /// It is being spawned at this moment, by a call that has not returned.
-    Spawning,
+    Spawning(std::thread::ThreadId),
     /// It was spawned.
     Spawned(Py<Task>),
 }
@@ -136,6 +136,7 @@ impl Space {
         if self.completed {
             return Ok(Resolved::Done);
         }
+        self.wait_while_spawned_elsewhere(py, key);
         let mut stale = None;
         let task = {
             let mut entries = self.entries.lock();
@@ -144,7 +145,7 @@ impl Space {
                 Some(Entry::Declared(of, id)) if Arc::ptr_eq(of, rt) => {
                     return Ok(Resolved::Edge(*id));
                 }
-                Some(Entry::Spawning) => {
+                Some(Entry::Spawning(_)) => {
                     return Err(PyRuntimeError::new_err(format!(
                         "{} is being spawned",
                         self.label(key)
@@ -170,6 +171,16 @@ impl Space {
         task.get().resolve(py, rt)
     }
 
+    /// A thread that spawns can lose the GIL in the middle of it (a collection of garbage runs what it likes): whoever asks for the task then waits for it.
+    fn wait_while_spawned_elsewhere(&self, py: Python<'_>, key: &Key) {
+        let me = std::thread::current().id();
+        let elsewhere =
+            || matches!(self.entries.lock().get(key), Some(Entry::Spawning(by)) if *by != me);
+        while elsewhere() {
+            py.detach(std::thread::yield_now);
+        }
+    }
+
     /// Takes `key` for a task about to be spawned; returns the id it was declared under.
     pub(crate) fn begin_spawn(
         &self,
@@ -183,7 +194,10 @@ impl Space {
                 self.label(key)
             )));
         }
-        let before = self.entries.lock().insert(key.clone(), Entry::Spawning);
+        let before = self
+            .entries
+            .lock()
+            .insert(key.clone(), Entry::Spawning(std::thread::current().id()));
         let used = match before {
             None => return Ok(None),
             Some(Entry::Declared(of, id)) if Arc::ptr_eq(&of, rt) => return Ok(Some(id)),
