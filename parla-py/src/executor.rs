@@ -15,7 +15,7 @@ use parla_core::{Cancelled, TaskId};
 use parla_data::Store;
 use parla_device::Event;
 use parla_sched::native::panic_text;
-use parla_sched::{Cx, Executor, PlacingError, Step};
+use parla_sched::{Cx, Executor, PlacingError, Runahead, Step};
 use pyo3::exceptions::{PyStopIteration, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -45,6 +45,8 @@ pub(crate) struct PyExecutor {
     store: Option<Arc<Store>>,
     /// The task environments that the program defined, as Python keeps them; `None`: there are none.
     pub(crate) environments: Option<Py<PyAny>>,
+    /// When dependents of tasks that do not say go on.
+    pub(crate) runahead: Runahead,
 }
 
 /// What others may know of a worker thread.

@@ -22,7 +22,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::errors;
 use crate::executor::{PyBody, PyExecutor};
 use crate::task::Task;
-use crate::{body, gil, placed, python};
+use crate::{body, gil, placed, python, spawn};
 use data::{add_device_stats, placement};
 use report::{MAX_LINES, deadlock, describe, reasons};
 use waiting::{check_not_forked, now, wait_unless_stalled};
@@ -211,7 +211,7 @@ impl Runtime {
     /// places tasks that may run on several devices or use arrays, `depth` of them ahead of those that run on a device. `environments` is for
     /// `parla.environments`.
     #[new]
-    #[pyo3(signature = (workers, memory, *, devices = 1, trace = false, policy = "locality", depth = 2, environments = None))]
+    #[pyo3(signature = (workers, memory, *, devices = 1, trace = false, policy = "locality", depth = 2, environments = None, runahead = None))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -222,8 +222,11 @@ impl Runtime {
         policy: &str,
         depth: usize,
         environments: Option<Py<PyAny>>,
+        runahead: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         gil::init(py);
+        let runahead = runahead.map(spawn::parse_runahead).transpose()?;
+        let runahead = runahead.unwrap_or_default();
         let placement = placement(py, policy, depth)?;
         let store = placement
             .as_ref()
@@ -240,7 +243,12 @@ impl Runtime {
             placement,
         };
         let rt = py
-            .detach(|| Rt::new(PyExecutor::new(trace, store, environments), options))
+            .detach(|| {
+                Rt::new(
+                    PyExecutor::new(trace, store, environments, runahead),
+                    options,
+                )
+            })
             .map_err(|error| errors::parla_error(py, error.to_string()))?;
         Ok(Self {
             rt: Arc::new(rt),

@@ -21,7 +21,8 @@ use crate::runtime::{self, Rt};
 use crate::space::{Dependency, Resolved, Space, TaskID, not_a_task, resolve_any};
 use crate::task::{Core, Outcome, Place, Task};
 use crate::{errors, gil, python};
-use arguments::{check_ignored, check_repeatable, check_slots, integer, not_an_id, parse_runahead};
+pub(crate) use arguments::parse_runahead;
+use arguments::{check_ignored, check_repeatable, check_slots, integer, not_an_id};
 
 /// How deep iterables of dependencies may be nested.
 const MAX_NESTING: u32 = 100;
@@ -209,6 +210,7 @@ impl Spawner {
         declared: Option<TaskId>,
         place: Option<Place>,
     ) -> PyResult<Py<Task>> {
+        let runahead = self.runahead.unwrap_or(rt.executor().runahead);
         let core = Core {
             work: Some(body.work),
             is_coroutine: body.is_coroutine,
@@ -223,13 +225,13 @@ impl Spawner {
                 .map_or(body.name, |name| name.clone_ref(py)),
             origin: python::Origin::here(py),
             finish_scope: None,
-            uses: self.uses(placed),
+            uses: self.uses(placed, runahead),
         };
         let task = Task::pending(
             py,
             Task::new(Arc::clone(rt), core, place, placed.object.clone_ref(py)),
         )?;
-        let placing = self.placing(placed);
+        let placing = self.placing(placed, runahead);
         let attrs = match &placing {
             None => Attrs {
                 priority: self.priority,
@@ -305,20 +307,17 @@ impl Spawner {
     }
 
     /// What the task keeps at hand while it runs; nothing for one that is neither placed nor uses arrays.
-    fn uses(&self, placed: &Placed) -> Option<Box<Uses>> {
+    fn uses(&self, placed: &Placed, runahead: Runahead) -> Option<Box<Uses>> {
         let operands = match (&self.operands, &placed.choices) {
             (Some(operands), _) => Arc::clone(operands),
             (None, Choices::Devices(_)) => Arc::default(),
             (None, _) => return None,
         };
-        Some(Box::new(Uses::new(
-            operands,
-            self.runahead.unwrap_or_default(),
-        )))
+        Some(Box::new(Uses::new(operands, runahead)))
     }
 
     /// What a policy needs to place the task; `None`: there is nothing to choose and nothing to move.
-    fn placing(&self, placed: &Placed) -> Option<Arc<Placing>> {
+    fn placing(&self, placed: &Placed, runahead: Runahead) -> Option<Arc<Placing>> {
         let choices: &Arc<[Choice]> = match (&self.operands, &placed.choices) {
             (_, Choices::HostOnly) | (None, Choices::Cpu(_)) => return None,
             (_, Choices::Cpu(choices) | Choices::Devices(choices)) => choices,
@@ -326,7 +325,7 @@ impl Spawner {
         Some(Arc::new(Placing {
             choices: choices.to_vec(),
             operands: self.operands.clone().unwrap_or_default(),
-            runahead: self.runahead.unwrap_or_default(),
+            runahead,
         }))
     }
 }

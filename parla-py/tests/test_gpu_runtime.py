@@ -299,3 +299,23 @@ def test_importing_parla_looks_for_no_device_and_imports_no_numpy():
         """,
         env={"PARLA_SIM_GPUS": "nonsense"},
     ).stdout == "False False None\n"
+
+
+@pytest.mark.parametrize("runahead", [None, "blocking", "nonblocking", "user", "none"])
+def test_runahead_of_the_whole_runtime(runahead):
+    """Whatever it is, the end of the block waits for the kernels."""
+    done = []
+    with configured({"sim_gpus": 2}), Parla(runahead=runahead):
+        tasks = TaskSpace()
+        for i in range(4):
+
+            @spawn(tasks[i], [tasks[i - 1]], placement=gpu(i % 2))
+            def body():
+                sim.kernel(200, lambda i=i: done.append(i))
+
+    assert sorted(done) == [0, 1, 2, 3]
+
+
+def test_an_unknown_runahead_is_refused():
+    with pytest.raises(ValueError, match="sideways"), Parla(runahead="sideways"):
+        pass

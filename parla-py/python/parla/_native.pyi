@@ -186,6 +186,7 @@ class Runtime:
         policy: str = "locality",
         depth: int = 2,
         environments: Any = None,
+        runahead: Any = None,
     ) -> Runtime: ...
     def open(self) -> None: ...
     def finish(

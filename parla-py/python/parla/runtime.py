@@ -68,6 +68,7 @@ class Parla(metaclass=_ClassAsRuntime):
         policy: who decides where a task runs that may run in several places: a name, with options as in ``"locality:window=32"``.
             Default: ``PARLA_POLICY``, else ``locality``. ``PARLA_POLICY=help`` prints what there is and ends the program.
         depth: how many tasks a device has in preparation beside the one that runs, so that copies of data overlap with work.
+        runahead: when dependents of tasks that do not say (``spawn(runahead=...)``) go on: "nonblocking" (the default), "blocking", "user" or "none".
         devices: no task runs on other devices than these (devices, architectures); what asks for others is a `PlacementError`.
         dev_config_file: a YAML file that describes the machine: CPUs, simulated GPUs, links (`parla.devices`). It is that of this process
             from when the block is entered, also after its end.
@@ -88,6 +89,7 @@ class Parla(metaclass=_ClassAsRuntime):
         n_workers: int | None = None,
         policy: str | None = None,
         depth: int = 2,
+        runahead: str | None = None,
         devices: Iterable[Architecture | Device] | Architecture | Device | None = None,
         dev_config_file: str | os.PathLike[str] | None = None,
         trace: bool | str | os.PathLike[str] | None = None,
@@ -100,6 +102,7 @@ class Parla(metaclass=_ClassAsRuntime):
         self._workers = _count(workers if n_workers is None else n_workers)
         self._policy = _policy_option(policy)
         self._depth = _whole(depth, "depth", _MAX_DEPTH)
+        self._runahead = runahead
         self._environments: Any = None
         devices = _check_devices(devices)
         if devices is not None and dev_config_file is None:
@@ -149,6 +152,7 @@ class Parla(metaclass=_ClassAsRuntime):
                 policy=self._policy,
                 depth=self._depth,
                 environments=self._environments,
+                runahead=self._runahead,
             )
             self._handler = _raise_on(self._signal)
             self._native = native

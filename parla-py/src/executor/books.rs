@@ -10,6 +10,8 @@ use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 
 use super::PyExecutor;
+use parla_sched::Runahead;
+
 use crate::key::Key;
 use crate::task::{Outcome, Task};
 use crate::{errors, machine};
@@ -19,11 +21,13 @@ impl PyExecutor {
         trace: bool,
         store: Option<Arc<Store>>,
         environments: Option<Py<PyAny>>,
+        runahead: Runahead,
     ) -> Self {
         Self {
             trace,
             store,
             environments,
+            runahead,
             pid: std::process::id(),
             ..Self::default()
         }

@@ -35,7 +35,7 @@ pub(super) fn check_ignored(
 }
 
 /// When the dependents of the task go on: a name, 0.3's number, or an object with a name.
-pub(super) fn parse_runahead(runahead: &Bound<'_, PyAny>) -> PyResult<Runahead> {
+pub(crate) fn parse_runahead(runahead: &Bound<'_, PyAny>) -> PyResult<Runahead> {
     let wrong = || -> PyResult<PyErr> {
         Ok(PyTypeError::new_err(format!(
             "runahead: expected \"blocking\", \"nonblocking\", \"user\" or \"none\", not {}",
