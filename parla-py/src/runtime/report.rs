@@ -76,7 +76,9 @@ pub(super) fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> PyErr 
     };
     let mut text = format!("nothing runs and nothing can: {plural}");
     if let Some(policy) = &diagnosis.stalled_policy {
-        text += &format!("\n  the policy '{policy}' was offered every device and took none of the ready tasks");
+        text += &format!(
+            "\n  the policy '{policy}' was offered every device and took none of the ready tasks"
+        );
     }
     for cycle in diagnosis.cycles.iter().take(MAX_LINES) {
         let mut names: Vec<_> = cycle
