@@ -93,6 +93,10 @@ fn doctests() -> Result<Tally> {
 }
 
 fn pytest(venv: &Venv, args: &[String]) -> Result<Tally> {
+    say("cargo build -p parla-fake-cuda");
+    cargo()
+        .args(["build", "--quiet", "-p", "parla-fake-cuda"])
+        .run()?;
     say("pytest parla-py/tests (against the installed wheel)");
     let _ = fs::remove_file(at(PYTEST_REPORT));
     let mut junit = std::ffi::OsString::from("--junit-xml=");
