@@ -77,6 +77,36 @@ def settle_memory() -> None:
     gc.freeze()
 
 
+class Neighbours:
+    """What other processes and other machines took of the cores while a ``with`` block ran: ``percent`` of the cores, afterwards.
+
+    From ``/proc/stat``: busy and stolen time of the whole machine less that of this process and its children. ``None`` elsewhere.
+    """
+
+    percent: float | None = None
+
+    def __enter__(self) -> Neighbours:
+        self._start = self._read()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        end = self._read()
+        if self._start is not None and end is not None:
+            busy, total, own = (b - a for a, b in zip(self._start, end, strict=True))
+            self.percent = max(0.0, 100 * (busy - own) / total) if total else 0.0
+
+    @staticmethod
+    def _read() -> tuple[float, float, float] | None:
+        """Seconds since the machine's start: busy or stolen, in all, and those of this process and the children that it waited for."""
+        try:
+            first = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        except FileNotFoundError:
+            return None
+        ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in first]
+        idle = ticks[3] + ticks[4]
+        return sum(ticks) - idle, sum(ticks), sum(os.times()[:4])
+
+
 def output_directory(chosen: Path | None, quick: bool) -> Path:
     """Where results go: as chosen, or ``parla-bench/results``; quick ones never there unasked."""
     here = Path(__file__).parent

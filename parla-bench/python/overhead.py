@@ -10,10 +10,12 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import kernels
 import report
 import sections
 from measure import (
     Measurement,
+    Neighbours,
     available_cores,
     output_directory,
     provenance,
@@ -31,6 +33,10 @@ SECTIONS: dict[str, Callable[[sections.Run], list[Measurement]]] = {
 }
 
 
+DISTURBED = 3.0
+"""Percent of the cores taken by others from which a section is called disturbed."""
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -38,6 +44,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it out")
+    parser.add_argument(
+        "--kernel",
+        choices=("c", "parla"),
+        default="c",
+        help="the busy waits: C through ctypes, or Parla's own, which flatter it",
+    )
     parser.add_argument(
         "--only",
         type=_names(SECTIONS),
@@ -81,15 +93,20 @@ def main() -> None:
         "quick": chosen.quick,
         "repetitions": chosen.repetitions,
         "systems": chosen.systems,
+        "kernel": chosen.kernel,
     }
+    kernels.use(chosen.kernel)
     result = provenance(options)
     settle_memory()
     run = sections.Run(chosen.workers, chosen.repetitions, chosen.quick, chosen.systems)
     found: list[Measurement] = []
+    taken_by_others: dict[str, float | None] = {}
     for name in SECTIONS:
         if name in chosen.only:
             print(f"measuring {name} ...", flush=True)
-            found.extend(SECTIONS[name](run))
+            with Neighbours() as neighbours:
+                found.extend(SECTIONS[name](run))
+            taken_by_others[name] = neighbours.percent
 
     shown = list(dict.fromkeys(s for name in chosen.only for s in run.systems(name)))
     print(
@@ -98,6 +115,11 @@ def main() -> None:
         "Targets bound Parla's figure and, as in '5x', its distance from ThreadPoolExecutor.\n"
     )
     print(report.table(found, shown))
+    disturbed = {name: share for name, share in taken_by_others.items() if share is not None and share > DISTURBED}
+    if disturbed:
+        shares = ", ".join(f"{name} {share:.0f} %" for name, share in disturbed.items())
+        print(f"\nOther processes or machines took of the cores: {shares}. Those sections say little.")
+    result["taken_by_others_percent"] = taken_by_others
     result["measurements"] = [measurement.as_json() for measurement in found]
     result["systems"] = {system.key: system.label for system in shown}
     path = output_directory(chosen.out, chosen.quick) / "overhead.json"
