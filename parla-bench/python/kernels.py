@@ -15,7 +15,6 @@ from pathlib import Path
 
 from parla import sleep_gil, sleep_nogil
 
-
 _Wait = Callable[[float], object]
 _chosen: tuple[_Wait, _Wait] | None = None
 
