@@ -63,9 +63,11 @@ mod _native {
     #[pymodule_export]
     use super::policies::{check_policy, policies};
     #[pymodule_export]
+    use super::runtime::Runtime;
+    #[pymodule_export]
     use super::runtime::exit::{after_fork, before_fork, forget_all, stop_all};
     #[pymodule_export]
-    use super::runtime::{Runtime, current_task, set_finish_scope};
+    use super::runtime::this_thread::{current_task, set_finish_scope};
     #[pymodule_export]
     use super::space::{Space, TaskID};
     #[pymodule_export]

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use pyo3::prelude::*;
 
+use super::this_thread::{FORKED, OPEN, OPENED, RUNNING};
 use super::waiting::check_not_forked;
-use super::{EXIT_GRACE, FORKED, OPEN, OPENED, RUNNING, Runtime};
+use super::{EXIT_GRACE, Runtime};
 use crate::{gil, machine};
 
 /// At the interpreter's exit: cancels what has not started, waits some seconds for running bodies, joins the workers.

@@ -11,7 +11,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::report::deadlock;
-use super::{Rt, add_released, with_running};
+use super::this_thread::with_running;
+use super::{Rt, add_released};
 use crate::executor::PyExecutor;
 use crate::{errors, python};
 
