@@ -21,7 +21,16 @@ from parla.context import (
     has_environment,
     reserve_persistent_memory,
 )
-from parla.device import Gib, Memory, MemoryKind, Mib, kib
+from parla.device import (
+    Gib,
+    Memory,
+    MemoryKind,
+    Mib,
+    get_all_architectures,
+    get_all_devices,
+    get_architecture,
+    kib,
+)
 from parla.errors import (
     DeadlockError,
     DependencyFailed,
@@ -83,6 +92,9 @@ __all__ = [
     "VariantDefinitionError",
     "asarray",
     "finish",
+    "get_all_architectures",
+    "get_all_devices",
+    "get_architecture",
     "get_current_context",
     "get_current_devices",
     "get_current_stream",

@@ -55,7 +55,9 @@ class TaskSpace(_native.Space):
         return self
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until every task spawned so far has ended; raises the first exception among them.
+        """Wait until every task of the space has ended, also those that its tasks spawn into it meanwhile.
+
+        Raises the first exception among them. (``await`` of a space means the tasks spawned so far.)
 
         Args:
             timeout: seconds for all of them together; None: no limit.
@@ -64,7 +66,12 @@ class TaskSpace(_native.Space):
             TimeoutError: not all ended in time.
             DeadlockError: they can never end.
         """
-        TaskList(self).wait(timeout)
+        deadline = None if timeout is None else _now() + _seconds(timeout)
+        while True:
+            members = TaskList(self)
+            members.wait(None if deadline is None else deadline - _now())
+            if len(self) == len(members):
+                return
 
     def __iter__(self) -> Iterator[TaskID]:
         """The ids of the spawned tasks, in the order in which they were first named."""

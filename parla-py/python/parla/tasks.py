@@ -18,6 +18,7 @@ from parla.context import (
     reserve_persistent_memory,
 )
 from parla.errors import InvalidSchedulerAccessException
+from parla.function_decorators import specialize
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,6 +40,7 @@ __all__ = [
     "has_environment",
     "reserve_persistent_memory",
     "spawn",
+    "specialize",
     "tasks",
 ]
 
