@@ -3,7 +3,7 @@
 use parla_data::DataError;
 use parla_device::DeviceError;
 use parla_sched::PlacingError;
-use pyo3::exceptions::{PyBaseException, PyValueError};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -109,4 +109,25 @@ pub(crate) fn add_note(exception: &Bound<'_, PyBaseException>, note: &str) {
         notes.and_then(|notes| notes.call_method1("append", (note,)).map(drop))
     };
     drop(added); // a note is a kindness; the exception itself must not be lost over it
+}
+
+/// What to do about an exception of another library whose text doesn't tell a body that runs in a task; `uses_arrays`: the task has operands.
+pub(crate) fn advice(
+    error: &Bound<'_, PyBaseException>,
+    uses_arrays: bool,
+) -> Option<&'static str> {
+    let is = |text: &str| error.str().is_ok_and(|found| found == text);
+    if error.is_instance_of::<PyValueError>() && uses_arrays {
+        let read_only =
+            is("assignment destination is read-only") || is("output array is read-only");
+        return read_only.then_some(
+            "what a task names as input is read-only in it: name it as inout (or output) to write it",
+        );
+    }
+    if error.is_instance_of::<PyRuntimeError>() && is("no running event loop") {
+        return Some(
+            "a task is not driven by asyncio: it can await tasks; what asyncio awaits runs in a loop of its own (asyncio.run)",
+        );
+    }
+    None
 }

@@ -22,7 +22,7 @@ use crate::space::{Dependency, Resolved, Space, TaskID, not_a_task, resolve_any}
 use crate::task::{Core, Outcome, Place, Task};
 use crate::{errors, gil, python};
 pub(crate) use arguments::parse_runahead;
-use arguments::{check_ignored, check_repeatable, check_slots, integer, not_an_id};
+use arguments::{check_called, check_ignored, check_repeatable, check_slots, integer, not_an_id};
 
 /// How deep iterables of dependencies may be nested.
 const MAX_NESTING: u32 = 100;
@@ -98,6 +98,7 @@ pub(crate) fn spawn(
         }
         (taskid, task) => taskid.or(task),
     };
+    check_called(py, taskid.as_ref())?;
     let argument = |name, access, value| Argument {
         name,
         access,

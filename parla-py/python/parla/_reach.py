@@ -279,3 +279,12 @@ def cupy() -> Any:
         except Exception:  # broken installations raise what they like
             _without_cupy = True
     return found
+
+
+def is_view_of(value: Any, local: Any) -> bool:
+    """Whether `value` is the very memory of `local`: what an in-place operator on a local view gives back."""
+    if type(value) is not type(local) or value.shape != local.shape or value.dtype != local.dtype:
+        return False
+    interface = "__array_interface__" if hasattr(local, "__array_interface__") else "__cuda_array_interface__"
+    theirs, ours = getattr(value, interface, None), getattr(local, interface, None)
+    return theirs is not None and ours is not None and theirs["data"][0] == ours["data"][0] and value.strides == local.strides

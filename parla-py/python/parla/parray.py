@@ -283,6 +283,13 @@ class PArray(NumPyLike):
             local.flags.writeable = False
         return local
 
+    @array.setter
+    def array(self, value: Any) -> None:
+        """The same as ``p[...] = value``, so that ``p.array += 1`` means what it says."""
+        is_view = self._picked is None or _is_field(self._picked)
+        if not is_view or not _reach.is_view_of(value, self._writable()):
+            self[...] = value
+
     def __setitem__(self, key: Any, value: Any) -> None:
         from parla import array as arrays
 

@@ -161,6 +161,9 @@ impl PyExecutor {
         let note = format!("in task {}", task.get().describe(py));
         let error: Py<PyBaseException> = error.into_value(py);
         errors::add_note(error.bind(py), &note);
+        if let Some(advice) = errors::advice(error.bind(py), task.get().has_uses) {
+            errors::add_note(error.bind(py), advice);
+        }
         Task::end(task.bind(py), Outcome::Failed(error));
         let number = self.n_failed.fetch_add(1, Ordering::Relaxed);
         let before = self

@@ -5,10 +5,27 @@ use parla_data::Operand;
 use parla_sched::Runahead;
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyString};
+use pyo3::types::{PyInt, PyString, PyType};
 
 use crate::errors;
 use crate::placed::Placed;
+
+/// `@spawn` without parentheses makes the body the task id, and nothing would ever run.
+pub(super) fn check_called(py: Python<'_>, taskid: Option<&Py<PyAny>>) -> PyResult<()> {
+    let Some(body) = taskid.map(|taskid| taskid.bind(py)) else {
+        return Ok(());
+    };
+    if body.is_instance_of::<PyType>() || !body.is_callable() {
+        return Ok(());
+    }
+    let name = match body.getattr("__name__") {
+        Ok(name) => name.str()?,
+        Err(_) => body.repr()?,
+    };
+    Err(PyTypeError::new_err(format!(
+        "taskid: expected an index of a TaskSpace such as T[0], not the function {name}; write `@spawn()`, with parentheses"
+    )))
+}
 
 /// Arguments of earlier versions that have no effect on CPU tasks: their types are still checked.
 pub(super) fn check_ignored(

@@ -1,0 +1,115 @@
+"""What newcomers do wrong: the message says what it is, where in their program, and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from machine import configured
+from parla import Parla, TaskSpace, spawn
+from parla.devices import gpu
+from support import notes, run_py
+
+
+@pytest.fixture
+def two_gpus():
+    """A machine with two simulated GPUs."""
+    with configured(PARLA_SIM_GPUS="2"):
+        yield
+
+
+def test_spawn_without_parentheses():
+    def body():
+        pytest.fail("it ran")
+
+    with Parla(workers=1):
+        for wrong in (body, lambda: None, print):
+            with pytest.raises(TypeError, match=r"not the function .*write `@spawn\(\)`, with parentheses"):
+                spawn(wrong)
+        with pytest.raises(TypeError, match="taskid: expected an index"):
+            spawn(int)(body)
+    done = run_py("from parla import *\nwith Parla():\n    @spawn\n    def forgotten(): pass\n", check=False)
+    assert done.returncode == 1
+    assert "line 3" in done.stderr
+    assert "not the function forgotten" in done.stderr
+
+
+def test_writing_into_the_view_of_an_input(two_gpus):
+    numpy = pytest.importorskip("numpy")
+    from parla import asarray
+
+    p = asarray(numpy.zeros(4))
+    own = numpy.zeros(4)
+    own.flags.writeable = False
+
+    def assigns():
+        p.array[0] = 1
+
+    def adds():
+        x = p.array
+        x += 1
+
+    def of_its_own():
+        own[0] = 1
+
+    def other():
+        raise ValueError("no array at all")
+
+    with Parla(workers=2):
+        for body in (assigns, adds):
+            for place in (gpu, None):
+                task = spawn(placement=place, input=[p])(body)
+                assert isinstance(task.exception(20), ValueError)
+                assert "name it as inout (or output) to write it" in notes(task.exception())
+        assert "inout" not in notes(spawn()(of_its_own).exception(20))
+        assert "inout" not in notes(spawn(input=[p])(other).exception(20))
+    assert p.tolist() == [0] * 4
+
+
+def test_what_needs_the_loop_of_asyncio():
+    with Parla(workers=1):
+
+        @spawn()
+        async def body():
+            await asyncio.sleep(1)
+
+        assert "asyncio.run" in notes(body.exception(20))
+
+        @spawn()
+        def plain():
+            raise RuntimeError("something else")
+
+        assert "asyncio" not in notes(plain.exception(20))
+
+
+def test_assigning_to_the_local_view(two_gpus):
+    """It has one meaning that makes sense, so it means that."""
+    numpy = pytest.importorskip("numpy")
+    from parla import asarray
+
+    a = numpy.arange(6.0).reshape(2, 3)
+    p = asarray(a)
+
+    def add():
+        p.array += 1
+        p[0].array *= 2
+        return p.array.tolist()
+
+    def replace():
+        p[1].array = [7, 8, 9]
+        p[0, [0, 2]].array = 5
+
+    def reads():
+        p.array = 1
+
+    with Parla(workers=2):
+        T = TaskSpace("T")
+        assert spawn(T[0], placement=gpu(0), inout=[p])(add).result(20) == [[2, 4, 6], [4, 5, 6]]
+        spawn(T[1], [T[0]], placement=gpu(1), inout=[p])(replace).result(20)
+        refused = spawn(placement=gpu(0), input=[p])(reads)
+        assert "input only" in str(refused.exception(20))
+    assert a.tolist() == [[5, 4, 5], [7, 8, 9]]
+    p.array -= 1
+    assert a.tolist() == [[4, 3, 4], [6, 7, 8]]
+    with pytest.raises(ValueError, match="shape"):
+        p.array = numpy.zeros(4)
