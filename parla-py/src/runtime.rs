@@ -111,15 +111,16 @@ impl Runtime {
     }
 
     /// Waits until nothing is pending; `cancel`: after cancelling what has not started; `timeout`: after so many seconds
-    /// running bodies are abandoned.
+    /// running bodies are abandoned; `interrupted`: the block was left by an interrupt, so that the next one abandons them, too.
     ///
     /// Returns (failed tasks nobody looked at, deadlock error or None, what a signal handler raised or None).
-    #[pyo3(signature = (cancel, timeout = None))]
+    #[pyo3(signature = (cancel, timeout = None, interrupted = false))]
     fn finish<'py>(
         &self,
         py: Python<'py>,
         cancel: bool,
         timeout: Option<f64>,
+        interrupted: bool,
     ) -> PyResult<Finished<'py>> {
         if check_not_forked(&self.rt).is_err() {
             return Ok((PyList::empty(py), None, None)); // the child of a fork leaves the block: the tasks are the parent's
@@ -157,7 +158,7 @@ impl Runtime {
                     ));
                     break;
                 }
-                Err(error) if interrupt.is_none() => {
+                Err(error) if interrupt.is_none() && !interrupted => {
                     interrupt = Some(error);
                     py.detach(|| rt.cancel_unstarted());
                 }

@@ -119,6 +119,46 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("where", ["in_body", "in_exit"])
+def test_the_second_interrupt_is_enough(n, where):
+    """Also if the first one was raised by the block's own body."""
+    run = program(
+        f"""
+class Announce:
+    def __exit__(self, *exc):
+        print("leaving", flush=True)
+    def __enter__(self):
+        pass
+try:
+    with Parla(workers=WORKERS):
+        with Announce():
+            spawn()(endless_body)
+            started.wait(10)
+            print("ready", flush=True)
+            {"threading.Event().wait(60)" if where == "in_body" else "pass"}
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+""",
+        n,
+    )
+    run.expect("ready")
+    if where == "in_body":
+        run.interrupt()
+        run.expect("leaving")
+        time.sleep(0.3)  # the main thread waits in the exit by now: a second one in between would fall into the body
+    else:
+        run.expect("leaving")
+        time.sleep(0.3)
+        run.interrupt()
+        time.sleep(0.3)
+    begin = time.monotonic()
+    run.interrupt()
+    run.expect("interrupted", 5)
+    run.finish(5)
+    assert time.monotonic() - begin < 3
+
+
+@pytest.mark.parametrize("n", [1, 3])
 def test_an_interrupt_while_thousands_are_pending(n):
     run = program(
         """

@@ -188,7 +188,7 @@ class Parla(metaclass=_ClassAsRuntime):
         if native is None or not self._open:
             raise SchedulerException("this runtime is not open")
         try:
-            failed, deadlock, interrupt = native.finish(error is not None)
+            failed, deadlock, interrupt = native.finish(error is not None, interrupted=isinstance(error, KeyboardInterrupt))
         finally:
             self._open = False
             try:

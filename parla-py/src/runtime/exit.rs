@@ -18,7 +18,7 @@ pub(crate) fn stop_all(py: Python<'_>) {
             continue;
         }
         let runtime = Runtime { rt, memory: 0 }; // closed by its Drop
-        let finished = runtime.finish(py, true, Some(EXIT_GRACE));
+        let finished = runtime.finish(py, true, Some(EXIT_GRACE), false);
         if let Ok((_, _, Some(interrupt))) = &finished {
             interrupt.clone_ref(py).write_unraisable(py, None);
         }
