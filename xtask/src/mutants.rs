@@ -1,4 +1,4 @@
-//! `cargo xtask mutants`: each of the faults listed in parla-sched/mutations.toml is put into a copy of the sources,
+//! `cargo xtask mutants`: each of the faults listed in xtask/mutations.toml is put into a copy of the sources,
 //! where a test must then fail.
 
 use std::fs;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::sh::{at, root, say};
 
-const LIST: &str = "parla-sched/mutations.toml";
+const LIST: &str = "xtask/mutations.toml";
 /// The copy; the sources themselves are never touched.
 const COPY: &str = "target/mutants/tree";
 /// A test that takes longer hangs, which is one way to fail.
@@ -50,13 +50,8 @@ enum Run {
 
 /// Applies each mutation whose name contains `only`; fails if a test does not notice one.
 pub(crate) fn mutants(only: &str) -> Result<()> {
-    let list: List =
-        toml::from_str(&fs::read_to_string(at(LIST))?).with_context(|| format!("in {LIST}"))?;
-    let chosen: Vec<_> = list
-        .mutation
-        .iter()
-        .filter(|m| m.name.contains(only))
-        .collect();
+    let list = list()?;
+    let chosen: Vec<_> = list.iter().filter(|m| m.name.contains(only)).collect();
     ensure!(!chosen.is_empty(), "no mutation is called `{only}`");
     say(&format!("copying the sources to {COPY}"));
     copy_sources()?;
@@ -81,6 +76,25 @@ pub(crate) fn mutants(only: &str) -> Result<()> {
         bail!("{n_missed} mutations turned no test red");
     }
     Ok(())
+}
+
+fn list() -> Result<Vec<Mutation>> {
+    let text = fs::read_to_string(at(LIST)).with_context(|| LIST.to_owned())?;
+    let list: List = toml::from_str(&text).with_context(|| format!("in {LIST}"))?;
+    Ok(list.mutation)
+}
+
+/// The source with the fault in it.
+fn mutated(mutation: &Mutation, original: &str) -> Result<String> {
+    let n_found = original.matches(&mutation.find).count();
+    ensure!(
+        n_found == 1,
+        "`{}` occurs {n_found} times in {}",
+        mutation.find,
+        mutation.file
+    );
+    ensure!(mutation.find != mutation.replace, "it changes nothing");
+    Ok(original.replace(&mutation.find, &mutation.replace))
 }
 
 fn copy_sources() -> Result<()> {
@@ -113,14 +127,7 @@ fn copy_sources() -> Result<()> {
 fn try_out(mutation: &Mutation) -> Result<Run> {
     let file = at(COPY).join(&mutation.file);
     let original = fs::read_to_string(&file).with_context(|| mutation.file.clone())?;
-    let n_found = original.matches(&mutation.find).count();
-    ensure!(
-        n_found == 1,
-        "`{}` occurs {n_found} times in {}",
-        mutation.find,
-        mutation.file
-    );
-    fs::write(&file, original.replace(&mutation.find, &mutation.replace))?;
+    fs::write(&file, mutated(mutation, &original)?)?;
     let run = test(mutation);
     fs::write(&file, original)?;
     run
@@ -169,4 +176,21 @@ fn cargo(mutation: &Mutation, more: &[&str]) -> Command {
         cargo.env("CARGO_TARGET_DIR", at("target/mutants/target"));
     }
     cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{at, fs, list, mutated};
+
+    #[test]
+    fn every_mutation_applies_to_the_sources_as_they_are() {
+        let mut stale = Vec::new();
+        for mutation in list().expect("the list can be read") {
+            let source = fs::read_to_string(at(&mutation.file)).unwrap_or_default();
+            if let Err(error) = mutated(&mutation, &source) {
+                stale.push(format!("{}: {error}", mutation.name));
+            }
+        }
+        assert_eq!(stale, Vec::<String>::new());
+    }
 }

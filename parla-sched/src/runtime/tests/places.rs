@@ -112,13 +112,7 @@ impl World {
         body: impl FnOnce(&mut [u64], &[u64]) + Send + 'static,
     ) -> TaskId {
         let store = Arc::clone(&self.store);
-        let task = Task {
-            dependencies: after,
-            attrs: placed(),
-            placing: Some(placing),
-            ..Task::default()
-        };
-        spawn(&self.rt, task, move |cx| {
+        spawn(&self.rt, task(after, placing), move |cx| {
             let assigned = cx.assigned().expect("it was placed");
             let n = |k: usize| assigned.operands[k].region.n_elements();
             let (device, places) = (assigned.devices[0], assigned.places());
@@ -132,13 +126,7 @@ impl World {
     /// A task that adds `by` to each number of its first operand.
     fn add(&self, after: &[TaskId], placing: Arc<Placing>, by: u64) -> TaskId {
         let store = Arc::clone(&self.store);
-        let task = Task {
-            dependencies: after,
-            attrs: placed(),
-            placing: Some(placing),
-            ..Task::default()
-        };
-        spawn(&self.rt, task, move |cx| {
+        spawn(&self.rt, task(after, placing), move |cx| {
             let assigned = cx.assigned().expect("it was placed");
             let n = assigned.operands[0].region.n_elements();
             let (device, place) = (assigned.devices[0], &assigned.places()[0]);
@@ -157,10 +145,16 @@ impl World {
     }
 }
 
-pub(super) fn placed() -> Attrs {
-    Attrs {
-        placed: true,
-        ..Attrs::default()
+/// A task that a policy places.
+pub(super) fn task(after: &[TaskId], placing: Arc<Placing>) -> Task<'_> {
+    Task {
+        dependencies: after,
+        attrs: Attrs {
+            placed: true,
+            ..Attrs::default()
+        },
+        placing: Some(placing),
+        ..Task::default()
     }
 }
 
@@ -242,18 +236,11 @@ fn much_more_data_than_memory() {
     limited(|| {
         let world = World::new(1, 4096, "locality");
         let many: Vec<_> = (0..16).map(|_| Numbers::new(128)).collect();
-        for round in 0..3 {
-            let tasks: Vec<_> = many
-                .iter()
-                .map(|n| {
-                    world.add(
-                        &[],
-                        world.placing(&[0], vec![n.operand(0..128, Access::InOut)]),
-                        1,
-                    )
-                })
-                .collect();
-            let _ = (round, tasks);
+        for _ in 0..3 {
+            for numbers in &many {
+                let operands = vec![numbers.operand(0..128, Access::InOut)];
+                world.add(&[], world.placing(&[0], operands), 1);
+            }
             settle(&world.rt);
         }
         world.finish();
@@ -269,14 +256,11 @@ fn a_failed_writer_leaves_nothing_to_be_read() {
         let world = World::new(1, 1 << 20, "eager");
         let numbers = Numbers::new(10);
         let placing = world.placing(&[0], vec![numbers.operand(0..5, Access::InOut)]);
-        let task = Task {
-            attrs: placed(),
-            placing: Some(placing),
-            ..Task::default()
-        };
         let failed = world
             .rt
-            .spawn(task, |_| Box::new(|_: &Cx<'_, Script>| Say::Fail))
+            .spawn(task(&[], placing), |_| {
+                Box::new(|_: &Cx<'_, Script>| Say::Fail)
+            })
             .expect("spawns");
         let dependent = world.add(
             &[failed],
@@ -300,12 +284,8 @@ fn what_can_never_fit_is_refused_at_spawn() {
     limited(|| {
         let world = World::new(1, 4096, "eager");
         let numbers = Numbers::new(1000);
-        let task = Task {
-            attrs: placed(),
-            placing: Some(world.placing(&[0], vec![numbers.operand(0..1000, Access::Input)])),
-            ..Task::default()
-        };
-        let refused = world.rt.spawn(task, |_| once(|_| ()));
+        let placing = world.placing(&[0], vec![numbers.operand(0..1000, Access::Input)]);
+        let refused = world.rt.spawn(task(&[], placing), |_| once(|_| ()));
         let text = refused.expect_err("8 000 bytes into 4 096").to_string();
         assert!(text.contains("8000") && text.contains("4096"), "{text}");
         world.finish();
@@ -338,27 +318,18 @@ fn a_gpu_task_that_waits_for_another_lets_it_run() {
     limited(|| {
         let world = World::new(1, 1 << 20, "eager");
         let numbers = Numbers::new(10);
-        let (rt, placing) = (
-            Arc::clone(&world.rt),
-            world.placing(&[0], vec![numbers.operand(0..10, Access::InOut)]),
-        );
+        let outer = world.placing(&[0], vec![numbers.operand(0..10, Access::InOut)]);
         let inner = world.placing(&[0], Vec::new());
-        let _ = rt;
-        let task = Task {
-            attrs: placed(),
-            placing: Some(placing),
-            ..Task::default()
-        };
-        spawn(&world.rt, task, move |cx| {
-            let task = Task {
-                attrs: placed(),
-                placing: Some(inner),
-                ..Task::default()
-            };
-            let child = cx.spawn(task, |_| once(|_| ())).expect("spawns");
-            assert!(matches!(cx.wait(child, None, None), Waited::Ended));
+        let ended = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&ended);
+        spawn(&world.rt, task(&[], outer), move |cx| {
+            let child = cx.spawn(task(&[], inner), |_| once(|_| ()));
+            let waited = cx.wait(child.expect("spawns"), None, None);
+            assert!(matches!(waited, Waited::Ended));
+            told.store(1, Ordering::SeqCst);
         });
         world.finish();
+        assert_eq!(ended.load(Ordering::SeqCst), 1);
     });
 }
 
@@ -378,23 +349,18 @@ fn the_host_takes_part() {
             1,
         );
         let seen = Arc::new(AtomicU64::new(0));
-        let task = Task {
-            dependencies: &[on_gpu],
-            attrs: placed(),
-            placing: Some(Arc::new(Placing {
-                choices: vec![Choice {
-                    devices: [cpu].into_iter().collect(),
-                    claims: [Claim::default()].into_iter().collect(),
-                    variant: 0,
-                }],
-                operands: vec![numbers.operand(3..4, Access::Input)].into(),
-                runahead: Runahead::default(),
-            })),
-            ..Task::default()
-        };
+        let on_cpu = Arc::new(Placing {
+            choices: vec![Choice {
+                devices: [cpu].into_iter().collect(),
+                claims: [Claim::default()].into_iter().collect(),
+                variant: 0,
+            }],
+            operands: vec![numbers.operand(3..4, Access::Input)].into(),
+            runahead: Runahead::default(),
+        });
         let memory = Arc::clone(&numbers.memory);
         let told = Arc::clone(&seen);
-        spawn(&world.rt, task, move |_| {
+        spawn(&world.rt, task(&[on_gpu], on_cpu), move |_| {
             told.store(memory[3].load(Ordering::SeqCst), Ordering::SeqCst);
         });
         world.finish();
