@@ -9,6 +9,19 @@
 //! rt.wait_idle(None, None);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Failures, and what did not run because of them, are kept until somebody asks:
+//!
+//! ```
+//! # use parla_sched::{Options, Task, native};
+//! # let rt = native::start(Options { workers: 2, ..Options::default() })?;
+//! let failed = rt.spawn(Task::default(), |_| native::body(|_| Err("no paper".into())))?;
+//! let dependent = rt.spawn(Task { dependencies: &[failed], ..Task::default() }, |_| native::body(|_| Ok(())))?;
+//! rt.wait_idle(None, None);
+//! assert_eq!(rt.executor().take_failures()[&failed].to_string(), "no paper");
+//! assert_eq!(rt.executor().take_cancelled(), [(dependent, failed)]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

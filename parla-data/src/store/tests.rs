@@ -440,33 +440,28 @@ fn a_copy_made_while_a_body_writes_counts_for_nothing() {
     bench.check_empty();
 }
 
-/// What coherence costs tasks whose arrays never leave the host.
 #[test]
-#[ignore = "a measurement: run it with --release and --nocapture"]
-fn time_of_staging_at_home() {
-    const N: u32 = 200_000;
-    let bench = Bench::new(&[1000]);
-    let arrays: Vec<Array> = (0..4).map(|_| array(&[4])).collect();
-    let time = |n_operands: usize, access| {
-        let operands = arrays[..n_operands].iter();
-        let operands: Vec<_> = operands.map(|a| operand(a, line(0, 4), access)).collect();
-        let operands: Arc<[Operand]> = operands.into();
-        let best = (0..20).map(|_| {
-            let start = std::time::Instant::now();
-            for _ in 0..N {
-                let mut staged = bench.store.try_stage(&operands, &[CPU]).unwrap();
-                staged.begin();
-                staged.end(Ended::Well(Vec::new()));
-            }
-            start.elapsed().as_nanos() as u64 / u64::from(N)
-        });
-        best.min().unwrap()
+fn memory_reserved_beside_the_operands_is_given_back() {
+    let bench = Bench::new(&[100]);
+    let a = array(&[10]);
+    let operands: Arc<[Operand]> = [operand(&a, line(0, 10), Access::InOut)].into();
+    let stage = |extra| {
+        let (sent, received) = mpsc::channel();
+        let done = Box::new(move |staged| drop(sent.send(staged)));
+        bench
+            .store
+            .stage(Arc::clone(&operands), &[gpu(0)], extra, done);
+        received
     };
-    for access in [Access::Input, Access::InOut] {
-        let (one, four) = (time(1, access), time(4, access));
-        println!(
-            "{access:?}: {one} ns a task with one operand, {} ns for each more",
-            (four - one) / 3
-        );
+    for _ in 0..3 {
+        let first = stage(40).recv_timeout(LIMIT).unwrap().unwrap();
+        let second = stage(30);
+        assert!(second.try_recv().is_err(), "40 + 40 + 30 bytes of 100");
+        first.end(Ended::NotBegun);
+        let second = second.recv_timeout(LIMIT).unwrap().unwrap();
+        second.end(Ended::NotBegun);
     }
+    let most = stage(60).recv_timeout(LIMIT).unwrap().unwrap();
+    most.end(Ended::NotBegun);
+    bench.check_empty();
 }
