@@ -37,7 +37,7 @@
 //! the cgroup's memory limit (v1 and v2) are respected, so that a container with two CPUs on a large
 //! machine gets two workers.
 //!
-//! `unsafe` is confined to system calls (`affinity`, `memory`, one in `queue`), to CUDA's driver (`cuda`), to memory handed out (`heap`) and to copies of bytes (`copy`,
+//! `unsafe` is confined to system calls (`affinity`, `memory`, one in `queue`), to CUDA's driver (`cuda`), to a profiler's library (`profiler`), to memory handed out (`heap`) and to copies of bytes (`copy`,
 //! which checks that they stay inside their blocks).
 
 mod affinity;
@@ -55,6 +55,7 @@ mod links;
 mod machine;
 mod memory;
 mod options;
+mod profiler;
 mod queue;
 mod sim;
 mod topology;
@@ -70,6 +71,7 @@ pub use links::Links;
 pub use machine::{Machine, Part};
 pub use memory::available_memory;
 pub use options::{Gpus, MachineOptions};
+pub use profiler::ProfilerRange;
 pub use sim::{
     Fault, FaultKind, MAX_SIM_GPUS, SIM_FILL, SimBackend, SimDevice, SimLinks, SimOptions,
 };

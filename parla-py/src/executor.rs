@@ -13,7 +13,7 @@ use std::time::Instant;
 use parla_core::lock::Mutex;
 use parla_core::{Cancelled, TaskId};
 use parla_data::Store;
-use parla_device::Event;
+use parla_device::{Event, ProfilerRange};
 use parla_sched::native::panic_text;
 use parla_sched::{Cx, Executor, PlacingError, Runahead, Step};
 use pyo3::exceptions::{PyStopIteration, PyTypeError};
@@ -239,6 +239,11 @@ impl Executor for PyExecutor {
 impl PyThread {
     /// Runs a step of a task with the task's own context variables: it begins with none set, and they follow it from worker to worker.
     fn in_context(&mut self, py: Python<'_>, task: &Py<Task>, step: impl FnOnce() -> Ran) -> Ran {
+        let name = || {
+            let name = task.get().name(py);
+            name.bind(py).to_string_lossy().into_owned()
+        };
+        let _range = ProfilerRange::open(name);
         let Some(contexts) = crate::python::fast(py).and_then(|fast| fast.contexts.as_ref()) else {
             return step();
         };

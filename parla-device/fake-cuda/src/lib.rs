@@ -4,6 +4,8 @@
 //! time, so that a missing wait is seen. Pageable memory of the host is read at the call and page-locked memory late, as on a real
 //! device. The module `config` has the environment variables that describe the machine and make it fail.
 //!
+//! The same library plays a profiler's (`nvtx`): what `NVTX_INJECTION64_PATH` names.
+//!
 //! Functions that begin with `fakeCuda` are for tests: they tell what is alive, and run functions of the host as kernels.
 
 mod config;
@@ -11,6 +13,7 @@ mod copies;
 mod driver;
 mod kernels;
 mod memory;
+mod nvtx;
 mod stream;
 
 /// Results of the driver that occur here.
@@ -27,4 +30,5 @@ mod status {
     pub(crate) const ALREADY_REGISTERED: i32 = 712;
     pub(crate) const NOT_REGISTERED: i32 = 713;
     pub(crate) const OUT_OF_RESOURCES: i32 = 701;
+    pub(crate) const CAPTURE_UNSUPPORTED: i32 = 900;
 }

@@ -21,6 +21,7 @@ use super::shape::{End, Rows, Shape};
 use super::staging;
 use super::upstream::{History, Upstream};
 use crate::DeviceError;
+use crate::ProfilerRange;
 use crate::backend::{Block, Copy, Event, Place, Stream};
 
 /// Runs shorter than this from or to memory of the host are packed by the host first: the device's copy engines take them one by one.
@@ -330,6 +331,7 @@ impl Stream for CudaStream {
         let Some(shape) = Shape::of(&copy) else {
             return Ok(());
         };
+        let _range = ProfilerRange::open(|| in_words(&copy));
         let ends = (self.place(&copy.source), self.place(&copy.destination));
         for place in [&copy.source, &copy.destination] {
             self.rely_on_place(place)?;
@@ -426,6 +428,16 @@ impl Stream for CudaStream {
             }
         })
     }
+}
+
+/// A copy as a profiler shows it, around the calls of the driver that enqueue it.
+fn in_words(copy: &Copy) -> String {
+    let name = |place: &Place| match place.device {
+        None => "host".to_owned(),
+        Some((architecture, index)) => format!("{architecture}:{index}"),
+    };
+    let (from, to) = (name(&copy.source), name(&copy.destination));
+    format!("copy {from} to {to}, {} bytes", copy.bytes())
 }
 
 /// A word that streams wait for.

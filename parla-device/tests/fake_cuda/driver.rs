@@ -6,12 +6,19 @@ use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parla_device::{Backend as _, CudaBackend, CudaOptions, Device};
+
+/// How long tests wait for what must happen.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
 const INSIDE: &str = "PARLA_FAKE_CUDA_TEST";
-const LIMIT: Duration = Duration::from_secs(120);
+/// How long a test may take.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A directory in which loaders find our driver under the names that they look for.
 pub(crate) fn directory() -> PathBuf {
@@ -37,7 +44,7 @@ pub(crate) fn directory() -> PathBuf {
     directory
 }
 
-/// Runs `body` in a new process with our driver, on the machine that `fake` describes (`FAKE_CUDA_` goes before the names).
+/// Runs `body` in a new process with our driver, on the machine that `fake` describes (`FAKE_CUDA_` goes before the names, except those of profilers).
 pub(crate) fn with_driver(test: &str, fake: &[(&str, &str)], body: impl FnOnce()) {
     with_library(test, Some(directory()), fake, body);
 }
@@ -73,7 +80,11 @@ pub(crate) fn run_alone(
         .env(INSIDE, test)
         .env("LD_LIBRARY_PATH", library);
     for (name, value) in fake {
-        command.env(format!("FAKE_CUDA_{name}"), value);
+        if name.starts_with("NVTX_") {
+            command.env(name, value);
+        } else {
+            command.env(format!("FAKE_CUDA_{name}"), value);
+        }
     }
     let mut child = command
         .stdout(Stdio::piped())
@@ -93,17 +104,29 @@ pub(crate) fn run_alone(
             let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
         });
     }
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + PATIENCE;
     let mut written = String::new();
     for _ in 0..2 {
         let Ok(text) = ended.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         else {
             child.kill().expect("our own child");
-            panic!("{test}: still running after {LIMIT:?}\n{written}");
+            panic!("{test}: still running after {PATIENCE:?}\n{written}");
         };
         written.push_str(&text);
     }
     (child.wait().expect("our own child"), written)
+}
+
+/// The GPUs that the driver offers.
+pub(crate) fn gpus(options: &CudaOptions) -> Vec<Arc<dyn Device>> {
+    let backend = CudaBackend::probe(options);
+    assert_eq!(backend.unavailable(), None);
+    backend.devices()
+}
+
+/// The first of them.
+pub(crate) fn first() -> Arc<dyn Device> {
+    gpus(&CudaOptions::default()).remove(0)
 }
 
 /// A function of the driver.
@@ -132,16 +155,19 @@ pub(crate) struct Live {
     pub(crate) contexts: u64,
 }
 
+/// Nothing is.
+pub(crate) const NOTHING: Live = Live {
+    streams: 0,
+    events: 0,
+    allocations: 0,
+    pinned: 0,
+    contexts: 0,
+};
+
 /// What is alive in the driver.
 pub(crate) fn live() -> Live {
     let ask: unsafe extern "C" fn(*mut Live) -> i32 = function(c"fakeCudaLive");
-    let mut live = Live {
-        streams: 0,
-        events: 0,
-        allocations: 0,
-        pinned: 0,
-        contexts: 0,
-    };
+    let mut live = NOTHING;
     // SAFETY: writes five numbers.
     assert_eq!(unsafe { ask(&raw mut live) }, 0);
     live
@@ -162,6 +188,8 @@ pub(crate) fn kernel(
     work: impl FnOnce(&mut [u8]) + Send + 'static,
 ) {
     type Kernel = (usize, usize, Box<dyn FnOnce(&mut [u8]) + Send>);
+    /// # Safety
+    /// `argument` is a `Box<Kernel>` turned into a pointer, which is given away with this call.
     unsafe extern "C" fn run(argument: *mut c_void) {
         // SAFETY: made by `Box::into_raw` below, for one call.
         let (address, bytes, work) = *unsafe { Box::from_raw(argument.cast::<Kernel>()) };
