@@ -53,6 +53,7 @@ impl Kernel {
     pub(crate) fn perform(self) -> Result<(), i32> {
         match self {
             Self::Empty => {}
+            // The time that the kernel takes: modelled, nobody is waited for.
             Self::Spin(ns) => thread::sleep(Duration::from_nanos(ns)),
             Self::Scale {
                 base,

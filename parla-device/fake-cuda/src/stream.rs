@@ -202,6 +202,7 @@ impl Stream {
                 // SAFETY: the program under test promises an aligned, live word; it is only ever accessed atomically here.
                 let word = unsafe { AtomicU32::from_ptr(host) };
                 while (word.load(Ordering::SeqCst).wrapping_sub(value) as i32) < 0 {
+                    // As the device does, which polls the word: nobody could wake it.
                     thread::sleep(Duration::from_micros(20));
                 }
             }
@@ -243,7 +244,7 @@ impl Delays {
         if self.longest_us == 0 {
             return;
         }
-        // Half of the operations come at once, as on a real device.
+        // The time that the operation takes: modelled, nobody is waited for. Half of them come at once, as on a real device.
         let random = self.random();
         if random & 1 == 0 {
             thread::sleep(Duration::from_micros(random % (self.longest_us + 1)));

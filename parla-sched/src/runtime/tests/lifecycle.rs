@@ -211,6 +211,7 @@ fn idle_workers_sleep() {
             std::thread::yield_now();
         }
         let before = parks();
+        // The time in which nothing is to happen: nobody is waited for.
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(parks(), before, "nobody wakes up for nothing");
     });
