@@ -75,6 +75,23 @@ pub trait Device: Send + Sync + Debug {
         None
     }
 
+    /// Makes the vendor's context of this device the calling thread's current one, for libraries that use whatever is current; what was
+    /// current before. `None`: there is no such thing, or it cannot be made so.
+    fn make_current(&self) -> Option<usize> {
+        None
+    }
+
+    /// Makes current again, on the same thread, what was so before [`make_current`](Self::make_current).
+    fn restore_current(&self, _before: usize) {}
+
+    /// Blocks until a stream of the vendor's, which another library made, has done what is on it; `stream` is its handle.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`]; what the driver says.
+    fn synchronize_raw(&self, _stream: usize) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Allocates uninitialised memory, aligned to 256 bytes. May block for as long as the system's allocator does.
     ///
     /// # Errors

@@ -10,13 +10,10 @@ mod memory;
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
 
-use driver::with_driver;
+use driver::{LIMIT, first, gpus, with_driver};
 use memory::{eventually, host, pattern, read, whole};
-use parla_device::{Backend as _, CudaBackend, CudaOptions, Device, DeviceError, Event};
-
-const LIMIT: Duration = Duration::from_secs(30);
+use parla_device::{CudaOptions, DeviceError, Event};
 
 /// The result of an event's callback.
 fn called(event: &Arc<dyn Event>) -> Result<(), DeviceError> {
@@ -25,16 +22,6 @@ fn called(event: &Arc<dyn Event>) -> Result<(), DeviceError> {
         sender.send(result).expect("the test waits")
     }));
     receiver.recv_timeout(LIMIT).expect("callbacks are called")
-}
-
-fn gpus(options: &CudaOptions) -> Vec<Arc<dyn Device>> {
-    let backend = CudaBackend::probe(options);
-    assert_eq!(backend.unavailable(), None);
-    backend.devices()
-}
-
-fn first() -> Arc<dyn Device> {
-    gpus(&CudaOptions::default()).remove(0)
 }
 
 #[test]

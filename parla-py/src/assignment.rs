@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parla_core::{DeviceId, MachineModel, Region};
 use parla_data::Operand;
-use parla_device::Place;
+use parla_device::{Device, Machine, Place};
 use parla_sched::{Assigned, Runahead};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
@@ -199,6 +199,18 @@ pub(crate) fn to_list<'py>(
     Ok(list)
 }
 
+/// Makes the vendor's context of the task's current device current on this thread, if it has one; that device, and what was current before.
+pub(crate) fn make_current(
+    task: &Task,
+    assigned: &Assigned,
+    machine: &Machine,
+) -> Option<(Arc<dyn Device>, usize)> {
+    let slot = task.core.lock().uses.as_ref().map_or(0, |uses| uses.slot);
+    let device = machine.device(*assigned.devices.get(slot)?);
+    let before = device.make_current()?;
+    Some((Arc::clone(device), before))
+}
+
 /// Which of the running task's devices counts as the current one from now on (for `with context[i]`). Returns which did before.
 ///
 /// Raises:
@@ -206,6 +218,16 @@ pub(crate) fn to_list<'py>(
 ///     InvalidSchedulerAccessException: no task runs on this thread.
 #[pyfunction]
 pub(crate) fn set_current_slot(py: Python<'_>, slot: usize) -> PyResult<usize> {
+    let before = set_slot(py, slot)?;
+    let assigned = current(py).and_then(|current| current.assigned);
+    if let Some(id) = assigned.and_then(|assigned| assigned.devices.get(slot).copied()) {
+        // Not given back here: that is done for the body as a whole.
+        machine::current(py)?.device(id).make_current();
+    }
+    Ok(before)
+}
+
+fn set_slot(py: Python<'_>, slot: usize) -> PyResult<usize> {
     let check = |assigned: Option<&Arc<Assigned>>| {
         let n = assigned.map_or(1, |assigned| assigned.devices.len());
         if slot < n {

@@ -17,6 +17,8 @@ use crate::{assignment, errors, keep, machine, room, runtime};
 pub(crate) struct DeviceBlock {
     device: u32,
     block: Arc<Block>,
+    /// The memory of an array that the runtime lends a task, and waits for itself.
+    is_lent: bool,
     /// The stream of the task that allocated it; gone when that has ended, and its work with it.
     stream: Option<Weak<dyn Stream>>,
 }
@@ -26,21 +28,30 @@ impl DeviceBlock {
         Self {
             device,
             block,
+            is_lent: true,
             stream: None,
         }
     }
 }
 
 impl Drop for DeviceBlock {
-    /// A body may drop its scratch memory while kernels that it launched still use it: then the memory goes back after them.
+    /// A body may drop memory while kernels that it launched still use it, be it its own or what an earlier task left it: then the memory goes
+    /// back after them.
     fn drop(&mut self) {
-        let stream = self.stream.take().and_then(|stream| stream.upgrade());
-        let Some(stream) = stream else { return };
-        if !stream.is_idle().unwrap_or(true)
-            && let Ok(event) = stream.record()
-        {
-            let block = Arc::clone(&self.block);
-            event.on_done(Box::new(move |_| drop(block)));
+        if self.is_lent {
+            return;
+        }
+        let own = self.stream.take().and_then(|stream| stream.upgrade());
+        let current = Python::try_attach(|py| {
+            assignment::current(py).and_then(|current| current.stream_on(DeviceId(self.device)))
+        });
+        for stream in [own, current.flatten()].into_iter().flatten() {
+            if !stream.is_idle().unwrap_or(true)
+                && let Ok(event) = stream.record()
+            {
+                let block = Arc::clone(&self.block);
+                event.on_done(Box::new(move |_| drop(block)));
+            }
         }
     }
 }
@@ -113,6 +124,7 @@ pub(crate) fn device_array(
     Ok(DeviceBlock {
         device: id.0,
         block,
+        is_lent: false,
         stream: stream.map(|stream| Arc::downgrade(&stream)),
     })
 }
@@ -202,6 +214,19 @@ pub(crate) fn copy_strided(
     drop(keep);
     keep::drain(py);
     Ok(())
+}
+
+/// Wait until a stream that another library made has done what is on it. `stream` is its handle; 1 and 2 are CUDA's default streams.
+///
+/// Raises:
+///     ValueError: there is no such device.
+///     DeviceError: what went wrong on the device meanwhile.
+#[pyfunction]
+pub(crate) fn synchronize_raw(py: Python<'_>, device_number: u32, stream: usize) -> PyResult<()> {
+    let machine = machine::current(py)?;
+    let device = Arc::clone(machine::device(&machine, device_number)?.1);
+    py.detach(|| device.synchronize_raw(stream))
+        .map_err(|error| errors::device(py, &error))
 }
 
 /// A stream of the device whose memory takes part: the destination's, unless that is the host's.

@@ -53,7 +53,7 @@ mod _native {
     #[pymodule_export]
     use super::awaiter::Awaiter;
     #[pymodule_export]
-    use super::device_block::{DeviceBlock, copy_strided, device_array};
+    use super::device_block::{DeviceBlock, copy_strided, device_array, synchronize_raw};
     #[pymodule_export]
     use super::kernels::{sleep_gil, sleep_nogil};
     #[pymodule_export]

@@ -8,6 +8,7 @@ import signal
 import sys
 
 import pytest
+from cuda_driver import driver  # noqa: F401
 from parla import Parla, TaskSpace, spawn
 from parla.errors import DeadlockError
 from support import WORKER_COUNTS, leaves

@@ -1,57 +1,16 @@
-"""Everything together on CUDA devices, with the tests' own driver: data follows tasks that run ahead of their streams.
-
-The driver (`parla-device/fake-cuda`) is in PARLA_FAKE_CUDA, or where cargo puts it; cargo builds it if there is a cargo.
-"""
+"""Everything together on CUDA devices, with the tests' own driver: data follows tasks that run ahead of their streams."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from cuda_driver import ROOT, run
 
 pytest.importorskip("numpy")
-
-ROOT = Path(__file__).resolve().parents[2]
-LIBRARY = "libparla_fake_cuda.so"
-
-
-def _built() -> Path | None:
-    if chosen := os.environ.get("PARLA_FAKE_CUDA"):
-        return Path(chosen)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    found = [target / profile / LIBRARY for profile in ("debug", "release")]
-    found += [target / profile / "deps" / LIBRARY for profile in ("debug", "release")]
-    return next((path for path in found if path.exists()), None)
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory):
-    """A directory with the driver under the name that programs look for."""
-    library = _built()
-    if library is None and shutil.which("cargo") and (ROOT / "Cargo.toml").exists():
-        subprocess.run(["cargo", "build", "-q", "-p", "parla-fake-cuda"], cwd=ROOT, check=True, timeout=50)
-        library = _built()
-    if library is None:
-        pytest.skip("the fake CUDA driver is not built (cargo build -p parla-fake-cuda)")
-    directory = tmp_path_factory.mktemp("fake-cuda")
-    (directory / "libcuda.so.1").symlink_to(library.resolve())
-    return directory
-
-
-def run(driver: Path, program: str, **environment: str) -> str:
-    """What a program prints that finds the driver."""
-    settings = {**os.environ, "LD_LIBRARY_PATH": str(driver), **environment}
-    for simulated in [name for name in settings if name.startswith("PARLA_SIM")]:
-        del settings[simulated]
-    done = subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, timeout=50)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
 
 RANDOM_PROGRAM = """
 import random, sys

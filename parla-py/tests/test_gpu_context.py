@@ -326,6 +326,57 @@ def test_numba_enters_and_leaves_devices(monkeypatch):
     assert log == [("enter", 2), ("exit", 2), ("enter", 3), ("exit", 3), ("enter", 2), ("exit", 2)]
 
 
+def test_numba_and_cupy_together(monkeypatch):
+    """They share the driver's stack of contexts: CuPy replaces what is on top, Numba insists on finding what it put there."""
+    stack = [5]
+
+    class Gpu:
+        """One of `numba.cuda.gpus`."""
+
+        def __init__(self, ordinal):
+            self.ordinal = ordinal
+
+        def __enter__(self):
+            stack.append(self.ordinal)
+
+        def __exit__(self, *exc):
+            assert stack.pop() == self.ordinal
+
+    class Device:
+        """CuPy's device: the current one if no number is given."""
+
+        def __init__(self, ordinal=None):
+            self.id = stack[-1] if ordinal is None else ordinal
+
+        def use(self):
+            """Makes it current."""
+            stack[-1] = self.id
+
+    class Stream:
+        """CuPy's stream, which is not looked at here."""
+
+        from_external = classmethod(lambda cls, stream: cls())
+
+        def use(self):
+            """Makes it current."""
+
+    numba, cupy = types.ModuleType("numba.cuda"), types.ModuleType("cupy")
+    numba.gpus = [Gpu(i) for i in range(4)]
+    cupy.cuda = types.SimpleNamespace(Device=Device, Stream=Stream, get_current_stream=Stream)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "numba.cuda", numba)
+    monkeypatch.setattr(_libraries, "_libraries", {})
+    placed = [entry("gpu", 0, ordinal=2, raw=20), entry("gpu", 1, ordinal=3, raw=30)]
+    with task_on(*placed):
+        token = context._enter_devices(placed)
+        assert stack[-1] == 2
+        with context.get_current_context()[1]:
+            assert stack[-1] == 3
+        assert stack[-1] == 2
+        context._leave_devices(token)
+    assert stack == [5]
+
+
 def test_simulated_gpus_touch_no_library(cupy):
     placed = [entry("gpu", 0), entry("gpu", 1)]
     with task_on(*placed):

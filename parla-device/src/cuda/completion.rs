@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use parla_core::lock::{Condvar, Mutex};
 
+use super::driver::Driver;
 use super::event::CudaEvent;
 use crate::backend::{Callback, Event as _};
 
@@ -71,6 +72,9 @@ pub(super) fn when_done(event: Arc<CudaEvent>, then: Then) {
 }
 
 fn run() {
+    if let Ok(driver) = Driver::get() {
+        driver.ignore_captures();
+    }
     let mut streams: HashMap<(usize, usize), VecDeque<Entry>> = HashMap::new();
     let mut interval = SHORTEST;
     loop {

@@ -278,6 +278,20 @@ impl Device for CudaDevice {
         Some(self.0.card.ordinal)
     }
 
+    fn make_current(&self) -> Option<usize> {
+        self.0.card.make_current().ok()
+    }
+
+    fn restore_current(&self, before: usize) {
+        self.0.card.restore_current(before);
+    }
+
+    fn synchronize_raw(&self, stream: usize) -> Result<(), DeviceError> {
+        self.0.check()?;
+        let done = self.0.card.synchronize_stream(stream);
+        done.map_err(|failure| self.0.error(failure))
+    }
+
     fn allocate(&self, bytes: u64) -> Result<Arc<Block>, DeviceError> {
         let device = &self.0;
         device.check()?;

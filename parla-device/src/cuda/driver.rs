@@ -1,16 +1,15 @@
-//! The driver's functions, found once in the library that cudarc opens, and what their results mean.
+//! The driver's functions, found once in the machine's library, and what their results mean.
 //!
 //! cudarc's own wrappers look each symbol up at its first call and panic when it is missing, and turn results into an enumeration
-//! in which a newer driver's values do not occur. So only its loader and its types are used here: a driver without one of our
-//! functions is no driver for us, and results stay numbers.
+//! in which a newer driver's values do not occur; its loader tries `libcuda.so` first, which on machines with the toolkit can be a stub
+//! for linkers. So only its types are used here: a driver without one of our functions is no driver for us, and results stay numbers.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::panic::catch_unwind;
+use std::mem::transmute_copy;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use cudarc::driver::sys::{
-    self, CUDA_MEMCPY3D, CUDA_MEMCPY3D_PEER, CUmemAccessDesc, CUmemPoolProps,
-};
+use cudarc::driver::sys::{CUDA_MEMCPY3D, CUDA_MEMCPY3D_PEER, CUmemAccessDesc, CUmemPoolProps};
 
 /// A handle of the driver: of a context, stream, event or memory pool. The driver's objects may be used by any thread.
 pub(super) type Handle = usize;
@@ -39,73 +38,81 @@ macro_rules! functions {
 }
 
 functions! {
-    init = "cuInit"(c_uint);
-    driver_version = "cuDriverGetVersion"(*mut c_int);
-    device_count = "cuDeviceGetCount"(*mut c_int);
-    device_name = "cuDeviceGetName"(*mut c_char, c_int, c_int);
-    device_total = "cuDeviceTotalMem_v2"(*mut usize, c_int);
-    device_attribute = "cuDeviceGetAttribute"(*mut c_int, c_int, c_int);
-    can_access_peer = "cuDeviceCanAccessPeer"(*mut c_int, c_int, c_int);
-    primary_retain = "cuDevicePrimaryCtxRetain"(*mut Handle, c_int);
-    primary_release = "cuDevicePrimaryCtxRelease_v2"(c_int);
-    context_push = "cuCtxPushCurrent_v2"(Handle);
-    context_pop = "cuCtxPopCurrent_v2"(*mut Handle);
-    stream_create = "cuStreamCreate"(*mut Handle, c_uint);
-    stream_destroy = "cuStreamDestroy_v2"(Handle);
-    stream_query = "cuStreamQuery"(Handle);
-    stream_synchronize = "cuStreamSynchronize"(Handle);
-    stream_wait_event = "cuStreamWaitEvent"(Handle, Handle, c_uint);
-    stream_wait_value = "cuStreamWaitValue32_v2"(Handle, u64, c_uint, c_uint);
-    launch_host = "cuLaunchHostFunc"(Handle, HostFunction, *mut c_void);
-    event_create = "cuEventCreate"(*mut Handle, c_uint);
-    event_destroy = "cuEventDestroy_v2"(Handle);
-    event_record = "cuEventRecord"(Handle, Handle);
-    event_query = "cuEventQuery"(Handle);
-    event_synchronize = "cuEventSynchronize"(Handle);
-    pool_create = "cuMemPoolCreate"(*mut Handle, *const CUmemPoolProps);
-    pool_destroy = "cuMemPoolDestroy"(Handle);
-    pool_trim = "cuMemPoolTrimTo"(Handle, usize);
-    pool_set_attribute = "cuMemPoolSetAttribute"(Handle, c_int, *mut c_void);
-    pool_set_access = "cuMemPoolSetAccess"(Handle, *const CUmemAccessDesc, usize);
-    allocate_async = "cuMemAllocFromPoolAsync"(*mut u64, usize, Handle, Handle);
-    free_async = "cuMemFreeAsync"(u64, Handle);
-    memory_info = "cuMemGetInfo_v2"(*mut usize, *mut usize);
-    host_allocate = "cuMemHostAlloc"(*mut usize, usize, c_uint);
-    host_free = "cuMemFreeHost"(usize);
-    host_register = "cuMemHostRegister_v2"(usize, usize, c_uint);
-    host_unregister = "cuMemHostUnregister"(usize);
-    host_device_pointer = "cuMemHostGetDevicePointer_v2"(*mut u64, usize, c_uint);
-    copy_to_device = "cuMemcpyHtoDAsync_v2"(u64, usize, usize, Handle);
-    copy_to_host = "cuMemcpyDtoHAsync_v2"(usize, u64, usize, Handle);
-    copy_on_device = "cuMemcpyDtoDAsync_v2"(u64, u64, usize, Handle);
-    copy_to_peer = "cuMemcpyPeerAsync"(u64, Handle, u64, Handle, usize, Handle);
-    copy_3d = "cuMemcpy3DAsync_v2"(*const CUDA_MEMCPY3D, Handle);
-    copy_3d_to_peer = "cuMemcpy3DPeerAsync"(*const CUDA_MEMCPY3D_PEER, Handle);
-    pointer_attribute = "cuPointerGetAttribute"(*mut c_void, c_int, usize);
-    error_name = "cuGetErrorName"(u32, *mut *const c_char);
-    error_text = "cuGetErrorString"(u32, *mut *const c_char);
+    init = c"cuInit"(c_uint);
+    driver_version = c"cuDriverGetVersion"(*mut c_int);
+    device_count = c"cuDeviceGetCount"(*mut c_int);
+    device_name = c"cuDeviceGetName"(*mut c_char, c_int, c_int);
+    device_total = c"cuDeviceTotalMem_v2"(*mut usize, c_int);
+    device_attribute = c"cuDeviceGetAttribute"(*mut c_int, c_int, c_int);
+    can_access_peer = c"cuDeviceCanAccessPeer"(*mut c_int, c_int, c_int);
+    primary_retain = c"cuDevicePrimaryCtxRetain"(*mut Handle, c_int);
+    primary_release = c"cuDevicePrimaryCtxRelease_v2"(c_int);
+    context_push = c"cuCtxPushCurrent_v2"(Handle);
+    context_pop = c"cuCtxPopCurrent_v2"(*mut Handle);
+    context_get = c"cuCtxGetCurrent"(*mut Handle);
+    context_set = c"cuCtxSetCurrent"(Handle);
+    exchange_capture_mode = c"cuThreadExchangeStreamCaptureMode"(*mut c_uint);
+    stream_create = c"cuStreamCreate"(*mut Handle, c_uint);
+    stream_destroy = c"cuStreamDestroy_v2"(Handle);
+    stream_query = c"cuStreamQuery"(Handle);
+    stream_synchronize = c"cuStreamSynchronize"(Handle);
+    stream_wait_event = c"cuStreamWaitEvent"(Handle, Handle, c_uint);
+    stream_wait_value = c"cuStreamWaitValue32_v2"(Handle, u64, c_uint, c_uint);
+    launch_host = c"cuLaunchHostFunc"(Handle, HostFunction, *mut c_void);
+    event_create = c"cuEventCreate"(*mut Handle, c_uint);
+    event_destroy = c"cuEventDestroy_v2"(Handle);
+    event_record = c"cuEventRecord"(Handle, Handle);
+    event_query = c"cuEventQuery"(Handle);
+    event_synchronize = c"cuEventSynchronize"(Handle);
+    pool_create = c"cuMemPoolCreate"(*mut Handle, *const CUmemPoolProps);
+    pool_destroy = c"cuMemPoolDestroy"(Handle);
+    pool_trim = c"cuMemPoolTrimTo"(Handle, usize);
+    pool_set_attribute = c"cuMemPoolSetAttribute"(Handle, c_int, *mut c_void);
+    pool_set_access = c"cuMemPoolSetAccess"(Handle, *const CUmemAccessDesc, usize);
+    allocate_async = c"cuMemAllocFromPoolAsync"(*mut u64, usize, Handle, Handle);
+    free_async = c"cuMemFreeAsync"(u64, Handle);
+    memory_info = c"cuMemGetInfo_v2"(*mut usize, *mut usize);
+    host_allocate = c"cuMemHostAlloc"(*mut usize, usize, c_uint);
+    host_free = c"cuMemFreeHost"(usize);
+    host_register = c"cuMemHostRegister_v2"(usize, usize, c_uint);
+    host_unregister = c"cuMemHostUnregister"(usize);
+    host_device_pointer = c"cuMemHostGetDevicePointer_v2"(*mut u64, usize, c_uint);
+    copy_to_device = c"cuMemcpyHtoDAsync_v2"(u64, usize, usize, Handle);
+    copy_to_host = c"cuMemcpyDtoHAsync_v2"(usize, u64, usize, Handle);
+    copy_on_device = c"cuMemcpyDtoDAsync_v2"(u64, u64, usize, Handle);
+    copy_to_peer = c"cuMemcpyPeerAsync"(u64, Handle, u64, Handle, usize, Handle);
+    copy_3d = c"cuMemcpy3DAsync_v2"(*const CUDA_MEMCPY3D, Handle);
+    copy_3d_to_peer = c"cuMemcpy3DPeerAsync"(*const CUDA_MEMCPY3D_PEER, Handle);
+    pointer_attribute = c"cuPointerGetAttribute"(*mut c_void, c_int, usize);
+    error_name = c"cuGetErrorName"(u32, *mut *const c_char);
+    error_text = c"cuGetErrorString"(u32, *mut *const c_char);
 }
 
 /// The library, open for the rest of the process.
-struct Library;
+struct Library(*mut c_void);
 
 impl Library {
-    /// cudarc's loader panics (with a message on the terminal) when there is nothing to load, so ask first.
     fn open() -> Option<Self> {
-        // SAFETY: runs the initialisers of the machine's CUDA driver, which every CUDA program does.
-        let present = catch_unwind(|| unsafe { sys::is_culib_present() });
-        present.unwrap_or(false).then_some(Self)
+        let open = |name: &CStr| {
+            // SAFETY: a name that ends in a zero; runs the initialisers of the machine's CUDA driver, which every CUDA program does.
+            let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+            (!library.is_null()).then_some(Self(library))
+        };
+        open(c"libcuda.so.1").or_else(|| open(c"libcuda.so"))
     }
 
     /// # Safety
     /// `F` is the type of the function that has this name in a CUDA driver.
-    unsafe fn function<F: core::marker::Copy>(&self, symbol: &str) -> Result<F, String> {
-        // SAFETY: `open` saw that there is such a library.
-        let library = catch_unwind(|| unsafe { sys::culib() });
-        let missing = || format!("driver too old: it has no function {symbol}");
-        // SAFETY: the caller vouches for the type.
-        let found = unsafe { library.map_err(|_| missing())?.get::<F>(symbol.as_bytes()) };
-        found.map(|function| *function).map_err(|_| missing())
+    unsafe fn function<F: core::marker::Copy>(&self, symbol: &CStr) -> Result<F, String> {
+        // SAFETY: an open library, a name that ends in a zero.
+        let found = unsafe { libc::dlsym(self.0, symbol.as_ptr()) };
+        if found.is_null() {
+            let name = symbol.to_string_lossy();
+            return Err(format!("driver too old: it has no function {name}"));
+        }
+        const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+        // SAFETY: the caller vouches for the type, which is that of a pointer to a function: of the same size.
+        Ok(unsafe { transmute_copy::<*mut c_void, F>(&found) })
     }
 }
 
@@ -123,18 +130,24 @@ const RANGE_SIZE: c_int = 12;
 const HOST_MEMORY: u32 = 1;
 
 pub(super) const OUT_OF_MEMORY: u32 = 2;
+pub(super) const NOT_INITIALIZED: u32 = 3;
 pub(super) const NOT_READY: u32 = 600;
 
 impl Failure {
     /// Whether the context that it came from cannot be used any more.
     pub(super) fn is_final(self) -> bool {
-        // The driver is shut down · device unavailable · uncorrectable memory, NVLink errors · illegal address ·
-        // launch timeout · context destroyed · assertion · hardware stack, illegal instruction, misaligned address, address space,
-        // program counter, launch failure.
+        // The driver is shut down · device unavailable · our context is none any more · uncorrectable memory, NVLink errors, contained
+        // error · illegal address · launch timeout · context destroyed · assertion · hardware stack, illegal instruction, misaligned
+        // address, address space, program counter, launch failure · tensor memory leak · MPS client terminated · external device.
         matches!(
             self.code,
-            4 | 46 | 214 | 220 | 700 | 702 | 709 | 710 | 714..=719
+            4 | 46 | 201 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 810 | 911
         )
+    }
+
+    /// Whether somebody records a graph in a mode that forbids the call meanwhile, wherever it comes from.
+    pub(super) fn is_forbidden_by_capture(self) -> bool {
+        (900..=908).contains(&self.code)
     }
 }
 
@@ -145,6 +158,13 @@ pub(super) fn check(call: &'static str, code: u32) -> Result<(), Failure> {
     } else {
         Err(Failure { call, code })
     }
+}
+
+/// This process is a fork of the one that used the driver, which does not work in forks.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn forked() {
+    FORKED.store(true, Ordering::Relaxed);
 }
 
 impl Driver {
@@ -169,7 +189,28 @@ impl Driver {
                 "driver too old: for CUDA {major}.{minor}, 12.0 is needed"
             ));
         }
+        // SAFETY: registers a function that stores one number.
+        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
         Ok(driver)
+    }
+
+    /// An error in a fork: memory that it has by inheritance may go there at any time, and must not reach the driver.
+    pub(super) fn check_process(&self, call: &'static str) -> Result<(), Failure> {
+        if FORKED.load(Ordering::Relaxed) {
+            return Err(Failure {
+                call,
+                code: NOT_INITIALIZED,
+            });
+        }
+        Ok(())
+    }
+
+    /// For threads of our own: what they ask is allowed while others record graphs, and does not spoil these.
+    pub(super) fn ignore_captures(&self) {
+        // CU_STREAM_CAPTURE_MODE_RELAXED
+        let mut mode = 2;
+        // SAFETY: reads and writes one number; the mode is the calling thread's.
+        unsafe { (self.exchange_capture_mode)(&raw mut mode) };
     }
 
     /// The devices, once the driver is initialised: makes no context.

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use super::completion::{Then, when_done};
 use super::device::Logical;
-use super::driver::{Handle, check};
+use super::driver::Handle;
 use super::physical::Physical;
 use super::upstream::{History, Upstream, Upstreams};
 use crate::DeviceError;
@@ -122,13 +122,14 @@ impl Event for CudaEvent {
         if self.is_done()? {
             return Ok(());
         }
-        // SAFETY: the event lives as long as `self`.
-        let code = unsafe { (self.device.card.driver.event_synchronize)(self.raw) };
-        check("cuEventSynchronize", code).map_err(|failure| {
-            self.device.card.lose(failure);
-            self.device.error(failure)
-        })?;
-        self.ended()
+        match self.device.card.synchronize_event(self.raw) {
+            Ok(()) => self.ended(),
+            Err(failure) if failure.is_forbidden_by_capture() => Err(self.device.error(failure)),
+            Err(failure) => {
+                self.device.card.lose(failure);
+                Err(self.device.error(failure))
+            }
+        }
     }
 
     fn on_done(&self, callback: Callback) {

@@ -31,8 +31,8 @@ pub(super) struct Physical {
     pub(super) max_pitch: usize,
     /// What NVIDIA calls it.
     model: String,
-    /// The primary context, once somebody needed it.
-    context: OnceLock<Result<Handle, Failure>>,
+    /// The primary context, once somebody needed it and the driver gave it.
+    context: OnceLock<Handle>,
     /// The first failure that left the context unusable.
     lost: OnceLock<String>,
     streams: Mutex<Vec<Handle>>,
@@ -87,24 +87,53 @@ impl Physical {
         })
     }
 
-    /// The context, made at the first call.
+    /// The context, made at the first call. That there is none now, for want of memory say, does not mean that there will be none.
     pub(super) fn context(&self) -> Result<Handle, Failure> {
-        *self.context.get_or_init(|| {
-            let mut context = 0;
-            // SAFETY: writes one handle; released when this is dropped.
-            let code = unsafe { (self.driver.primary_retain)(&raw mut context, self.ordinal) };
-            check("cuDevicePrimaryCtxRetain", code).map(|()| context)
-        })
+        if let Some(&context) = self.context.get() {
+            return Ok(context);
+        }
+        let mut context = 0;
+        // SAFETY: writes one handle; released when this is dropped.
+        let code = unsafe { (self.driver.primary_retain)(&raw mut context, self.ordinal) };
+        check("cuDevicePrimaryCtxRetain", code)?;
+        if self.context.set(context).is_err() {
+            // Another thread was faster: it is the same context, retained once too often.
+            // SAFETY: gives back what was taken above.
+            unsafe { (self.driver.primary_release)(self.ordinal) };
+        }
+        Ok(context)
     }
 
     /// Makes the context current on this thread until the result is dropped.
     pub(super) fn enter(&self) -> Result<Current<'_>, Failure> {
+        self.driver.check_process("cuCtxPushCurrent")?;
         let context = self.context()?;
         // SAFETY: a context that is not released before `self` is dropped.
         check("cuCtxPushCurrent", unsafe {
             (self.driver.context_push)(context)
         })?;
         Ok(Current(self))
+    }
+
+    /// Makes the context current on this thread; the one that was, which `leave` makes current again.
+    pub(super) fn make_current(&self) -> Result<Handle, Failure> {
+        self.driver.check_process("cuCtxSetCurrent")?;
+        let (context, mut before) = (self.context()?, 0);
+        // SAFETY: writes one handle; makes a context current that is not released before `self` is dropped.
+        unsafe {
+            check(
+                "cuCtxGetCurrent",
+                (self.driver.context_get)(&raw mut before),
+            )?;
+            check("cuCtxSetCurrent", (self.driver.context_set)(context))?;
+        }
+        Ok(before)
+    }
+
+    /// Undoes `make_current` on the same thread.
+    pub(super) fn restore_current(&self, before: Handle) {
+        // SAFETY: what was current once; a context that is gone by now is refused.
+        unsafe { (self.driver.context_set)(before) };
     }
 
     /// Why the card is lost, if it is.
@@ -191,17 +220,42 @@ impl Physical {
             return;
         }
         drop(kept);
-        // SAFETY: the last handle of this event; the driver allows that it is outstanding.
-        unsafe { (self.driver.event_destroy)(event) };
+        if let Ok(_current) = self.enter() {
+            // SAFETY: the last handle of this event; the driver allows that it is outstanding.
+            unsafe { (self.driver.event_destroy)(event) };
+        }
     }
 
     /// Whether an event is done.
     pub(super) fn query_event(&self, event: Handle) -> Result<bool, Failure> {
+        let _current = self.enter()?;
         // SAFETY: an event of this card that its owner keeps.
         match unsafe { (self.driver.event_query)(event) } {
             NOT_READY => Ok(false),
-            code => check("cuEventQuery", code).map(|()| true),
+            code => match check("cuEventQuery", code) {
+                // It cannot be known at this moment.
+                Err(failure) if failure.is_forbidden_by_capture() => Ok(false),
+                known => known.map(|()| true),
+            },
         }
+    }
+
+    /// Waits for an event.
+    pub(super) fn synchronize_event(&self, event: Handle) -> Result<(), Failure> {
+        let _current = self.enter()?;
+        // SAFETY: an event of this card that its owner keeps.
+        check("cuEventSynchronize", unsafe {
+            (self.driver.event_synchronize)(event)
+        })
+    }
+
+    /// Waits for a stream of anybody's. 1 and 2 are the driver's names for its two default streams.
+    pub(super) fn synchronize_stream(&self, stream: Handle) -> Result<(), Failure> {
+        let _current = self.enter()?;
+        // SAFETY: the caller vouches for the stream.
+        check("cuStreamSynchronize", unsafe {
+            (self.driver.stream_synchronize)(stream)
+        })
     }
 
     /// What is enqueued on `stream` from now on waits for what was on `other` until now.
@@ -238,7 +292,7 @@ impl Physical {
 
 impl Drop for Physical {
     fn drop(&mut self) {
-        if !matches!(self.context.get(), Some(Ok(_))) {
+        if self.context.get().is_none() || self.driver.check_process("").is_err() {
             return;
         }
         pinning::forget(self);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parla_core::lock::{Condvar, Mutex};
 
+use super::driver::Driver;
 use super::physical::Physical;
 use crate::backend::Block;
 use crate::memory::available_memory;
@@ -116,6 +117,9 @@ fn unregister(card: &Physical, block: &Block) {
 
 /// Registers what is wanted, and unregisters what nobody else holds any more. Ends when there is nothing of either kind.
 fn run() {
+    if let Ok(driver) = Driver::get() {
+        driver.ignore_captures();
+    }
     loop {
         let (wanted, unused) = {
             let mut registry = REGISTRY.lock();

@@ -71,7 +71,7 @@ class _Torch:
 
 
 class _Numba:
-    """Numba: a stack of devices per thread, of which at most the top one is ours."""
+    """Numba: a stack of contexts per thread, of which at most the top one is ours."""
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
@@ -98,7 +98,8 @@ def _torch(torch: Any) -> _Torch | None:
     return _Torch(torch) if torch.cuda.is_available() else None
 
 
-_MAKERS = {"cupy": _CuPy, "torch": _torch, "numba.cuda": _Numba}
+# Numba first, also when leaving: it takes its context off the driver's stack and insists that it is on top, where the others put theirs.
+_MAKERS = {"numba.cuda": _Numba, "cupy": _CuPy, "torch": _torch}
 _libraries: dict[str, tuple[Any, Any]] = {}
 
 
@@ -137,7 +138,7 @@ def restore(saved: list[tuple[Any, Any]]) -> None:
         Exception: what the libraries raise, after all of them had their turn; of several errors the first.
     """
     first: BaseException | None = None
-    for library, state in reversed(saved):
+    for library, state in saved:
         try:
             library.restore(state)
         except Exception as error:  # the others are restored all the same

@@ -228,17 +228,22 @@ def synchronize() -> None:
             entry["stream"].synchronize()
 
 
-def synchronize_foreign(a: Any, stream: int | None) -> None:
-    """Wait until what another library enqueued for its array is done."""
+def synchronize_foreign(a: Any, stream: int | None, number: int) -> None:
+    """Wait until what another library enqueued for its array is done.
+
+    Args:
+        a: the array.
+        stream: what its ``__cuda_array_interface__`` says, in CUDA's numbers: 1 and 2 are the default streams; None is no stream to wait for.
+        number: the number of its device.
+    """
     synchronize()
     library = type(a).__module__.partition(".")[0]
     if library == "torch":
         sys.modules["torch"].cuda.current_stream(a.device).synchronize()
     elif library == "cupy":
         sys.modules["cupy"].cuda.get_current_stream().synchronize()
-    elif stream is not None and (module := cupy()) is not None:
-        # 1 and 2 are names for the default streams.
-        module.cuda.ExternalStream(stream).synchronize() if stream > 2 else module.cuda.Device().synchronize()
+    elif stream is not None:
+        _native.synchronize_raw(number, stream)
 
 
 def number_of_foreign(a: Any) -> int:

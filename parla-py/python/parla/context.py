@@ -151,10 +151,10 @@ class _Slot:
 
     def adopt(self) -> None:
         """Make it the current one, for `Array.access` and for GPU libraries."""
-        if self.number is not None:
-            _native.set_current_slot(self.number)
         if self.ordinal is not None:
             _libraries.adopt(self.ordinal, self.stream)
+        if self.number is not None:
+            _native.set_current_slot(self.number)
 
 
 class Context:

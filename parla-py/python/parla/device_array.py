@@ -235,5 +235,5 @@ def wrap(a: Any) -> DeviceArray:
     shape = tuple(interface["shape"])
     pointer, read_only = interface["data"]
     strides = interface.get("strides") or dense_strides(shape, dtype.itemsize)
-    _reach.synchronize_foreign(a, interface.get("stream"))
+    _reach.synchronize_foreign(a, interface.get("stream"), number)
     return DeviceArray(number, int(pointer or 0), shape, dtype, tuple(strides), a, not read_only)

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use parla_core::{DeviceId, MachineModel};
 use parla_data::{Ended, Operand};
-use parla_device::{DeviceError, Event, Machine};
+use parla_device::{Device, DeviceError, Event, Machine};
 use parla_sched::{Assigned, Cx, Runahead};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
@@ -237,6 +237,16 @@ fn last_step(py: Python<'_>, task: &Py<Task>, drained: Result<(), DeviceError>) 
     }
 }
 
+/// The vendor's context that was current on this thread, and who makes it so again.
+struct CurrentContext((Arc<dyn Device>, usize));
+
+impl Drop for CurrentContext {
+    fn drop(&mut self) {
+        let (device, before) = &self.0;
+        device.restore_current(*before);
+    }
+}
+
 /// Runs the body with the devices' libraries set to its devices and streams.
 fn run_on_devices(
     py: Python<'_>,
@@ -247,17 +257,22 @@ fn run_on_devices(
     let Some(assigned) = assigned else {
         return run();
     };
-    let enter = || -> PyResult<Option<Py<PyAny>>> {
+    let mut context = None;
+    let mut enter = || -> PyResult<Option<Py<PyAny>>> {
         let machine = machine::current(py)?;
         let has_library = |id: &parla_core::DeviceId| machine.device(*id).ordinal().is_some();
         if !assigned.devices.iter().any(has_library) {
             return Ok(None);
         }
+        // First, and given back last: the libraries change it, too.
+        context = assignment::make_current(task.get(), assigned, &machine);
         let devices = assignment::to_list(py, task.get(), assigned)?;
         let token = python::enter_devices(py)?.call1((devices,))?;
         Ok(Some(token.unbind()))
     };
-    let token = match enter() {
+    let token = enter();
+    let entered = context.map(CurrentContext);
+    let token = match token {
         Ok(token) => token,
         Err(error) => return Ran::Failed(error),
     };
@@ -266,6 +281,7 @@ fn run_on_devices(
         return ran;
     };
     let left = python::leave_devices(py).and_then(|leave| leave.call1((token,)));
+    drop(entered);
     match (ran, left) {
         (Ran::Failed(error), _) => Ran::Failed(error),
         (_, Err(error)) => Ran::Failed(error),
