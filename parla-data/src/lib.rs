@@ -5,6 +5,7 @@
 //! * [`Store`]: allocates instances, plans and starts copies, evicts what has not been used for longest.
 //!
 //! Knows nothing of tasks: [`Operand`]s go in, a [`Staged`] comes out that keeps them in place until it is finished.
+#![cfg_attr(not(test), forbid(unsafe_code))]
 
 mod array;
 pub mod directory;

@@ -3,8 +3,9 @@
 //! * [`Runtime`] owns the workers; an [`Executor`] says what a task's body is and how to run it (the Python binding has
 //!   one, [`native`] has the one for Rust closures).
 //! * Ready tasks go the *fast path*: onto the deque of the worker that made them ready, where idle workers steal
-//!   them. Tasks with a priority or a claim on resources go through admission, the one place under a lock
-//!   and the place where a policy will choose between devices once there are several.
+//!   them. Tasks with a priority or a claim on resources go through admission, under a lock.
+//! * Tasks that may run on several devices, or on a GPU, or use data, go by way of the mapper, where a [`policy`] chooses
+//!   their devices, and are staged there ([`Placing`], [`Placement`]).
 //! * Workers with nothing to do sleep; `sleep/README.md` has the protocol and why no wake-up is lost.
 //! * A wait that can never end is found when it begins to be one, and reported as a stall with its reasons.
 #![forbid(unsafe_code)]
