@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from cuda_driver import driver  # noqa: F401
+from machine import no_gpus, two_gpus, two_small_gpus  # noqa: F401
 from parla import Parla, TaskSpace, spawn
 from parla.errors import DeadlockError
 from support import WORKER_COUNTS, leaves

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 
 import pytest
 from parla import _machine, _native, _placement
@@ -91,3 +92,31 @@ def configured(config: dict[str, object] | None = None, **environment: str):
             patch.undo()
             _native.configure_machine(None)
             _forget()
+
+
+@pytest.fixture
+def two_gpus():
+    """A machine with two simulated GPUs."""
+    with configured(PARLA_SIM_GPUS="2"):
+        yield
+
+
+@pytest.fixture
+def two_small_gpus():
+    """A machine with two simulated GPUs of 1 MiB, for one test."""
+    _native.configure_machine({"sim_gpus": 2, "gpu_memory": 1 << 20})
+    try:
+        yield
+    finally:
+        gc.collect()
+        _native.configure_machine(None)
+
+
+@pytest.fixture
+def no_gpus():
+    """A machine with CPUs only, whatever the environment says."""
+    _native.configure_machine({"sim_gpus": 0})
+    try:
+        yield
+    finally:
+        _native.configure_machine(None)

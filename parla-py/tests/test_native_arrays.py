@@ -1,4 +1,4 @@
-"""The native half of arrays and devices: operands that move, what bodies see of them, failures, and accounts that return to zero."""
+"""The native half of arrays and devices: operands that move, and what bodies see of them."""
 
 from __future__ import annotations
 
@@ -8,102 +8,19 @@ import weakref
 
 import numpy as np
 import pytest
+from native_arrays import HOST, Owned, Simple, copied, one_to, used
 from parla import Parla, TaskSpace, _native, spawn
 from parla.cpu import cpu
 from parla.devices import gpu
 from parla.errors import (
-    DependencyFailed,
-    DeviceError,
     DeviceOutOfMemory,
     ParlaError,
-    PlacementError,
-    PolicyError,
-    SpawnError,
 )
-from support import carried, pass_gate
 
-HOST = 0
-
-
-class Memory:
-    """What NumPy asks for a view of memory."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], typestr: str, keep: object):
-        self.keep = keep
-        data = (address, False)
-        self.__array_interface__ = {"version": 3, "data": data, "shape": shape, "strides": strides, "typestr": typestr}
+# Arrays and the machine, outside a runtime.
 
 
-class Simple:
-    """The least that can be an operand: an array and one box of it."""
-
-    def __init__(self, array: np.ndarray, name: str = "a", of: Simple | None = None, region=None) -> None:
-        self.array = array
-        self.native = _native.Array(array, name) if of is None else of.native
-        self.region = tuple((0, n) for n in array.shape) if region is None else region
-
-    def __parla_operand__(self):
-        return self.native, self.region, True
-
-    def rows(self, start: int, stop: int) -> Simple:
-        return Simple(self.array, of=self, region=((start, stop), *self.region[1:]))
-
-    def here(self, write: bool = False) -> np.ndarray:
-        """What the calling code may use of it."""
-        found = self.native.access(self.region, write)
-        if found is None:
-            return self.array[tuple(slice(*bounds) for bounds in self.region)]
-        _, address, strides, keep = found
-
-        shape = tuple(stop - start for start, stop in self.region)
-        return np.asarray(Memory(address, shape, strides, self.array.dtype.str, keep))
-
-
-def one_to(n: int, name: str = "a") -> Simple:
-    return Simple(np.arange(1.0, n + 1), name)
-
-
-@pytest.fixture
-def two_gpus():
-    """A machine with two simulated GPUs of 1 MiB, for one test."""
-    _native.configure_machine({"sim_gpus": 2, "gpu_memory": 1 << 20})
-    try:
-        yield
-    finally:
-        gc.collect()
-        _native.configure_machine(None)
-
-
-@pytest.fixture
-def no_gpus():
-    """A machine with CPUs only, whatever the environment says."""
-    _native.configure_machine({"sim_gpus": 0})
-    try:
-        yield
-    finally:
-        _native.configure_machine(None)
-
-
-def used(rt: Parla) -> dict[str, int]:
-    return {memory["name"]: memory["used"] for memory in rt.stats()["memories"]}
-
-
-def copied(rt: Parla) -> dict[tuple[str, str], int]:
-    memories = rt.stats()["memories"]
-    return {(s, m["name"]): n for m in memories for s, n in m["bytes_from"].items() if n}
-
-
-def raises_in(body, kind: type[BaseException], match: str | None = None) -> BaseException:
-    """Runs a block that must raise `kind` at its end."""
-    with pytest.raises(kind, match=match) as raised:
-        body()
-    return raised.value
-
-
-# --- arrays and the machine, outside a runtime
-
-
-def test_the_machine_has_its_devices_in_order(two_gpus):
+def test_the_machine_has_its_devices_in_order(two_small_gpus):
     machine = _native.machine()
     assert machine is _native.machine()
     assert [device["name"] for device in machine["devices"]] == ["cpu:0", "gpu:0", "gpu:1"]
@@ -154,10 +71,6 @@ def test_what_is_no_array_of_plain_elements_is_refused(bad):
         _native.Array(bad, "bad")
 
 
-class Owned(np.ndarray):
-    """An array that can be watched and put into cycles."""
-
-
 def test_an_array_keeps_its_buffer_and_lets_it_go():
     buffer = np.zeros(4).view(Owned)
     watch = weakref.ref(buffer)
@@ -185,7 +98,7 @@ def test_a_region_that_is_none_is_refused():
             array.access(bad, False)
 
 
-def test_strided_copies_between_all_memories(two_gpus):
+def test_strided_copies_between_all_memories(two_small_gpus):
     source = np.arange(24.0).reshape(4, 6)
     there = _native.device_array(1, source.shape, 8)
     other = _native.device_array(2, (2, 3), 8)
@@ -200,7 +113,7 @@ def test_strided_copies_between_all_memories(two_gpus):
         _native.device_array(7, (1,), 1)
 
 
-def test_a_full_device_names_the_numbers(two_gpus):
+def test_a_full_device_names_the_numbers(two_small_gpus):
     with pytest.raises(DeviceOutOfMemory, match=r"2097152 bytes requested.*of 1048576") as raised:
         _native.device_array(1, (1 << 18,), 8)
     assert (raised.value.requested, raised.value.total) == (1 << 21, 1 << 20)
@@ -208,10 +121,10 @@ def test_a_full_device_names_the_numbers(two_gpus):
         _native.device_array(1, (1 << 40, 1 << 40), 8)
 
 
-# --- operands that move
+# Operands that move.
 
 
-def test_data_follows_the_tasks(two_gpus):
+def test_data_follows_the_tasks(two_small_gpus):
     a = one_to(1000)
     with Parla(workers=2) as rt:
         T = TaskSpace("T")
@@ -239,7 +152,7 @@ def test_data_follows_the_tasks(two_gpus):
     assert used(rt) == {"host": 0, "gpu:0": 0, "gpu:1": 0}
 
 
-def test_an_output_fetches_nothing_and_slices_move_alone(two_gpus):
+def test_an_output_fetches_nothing_and_slices_move_alone(two_small_gpus):
     a = Simple(np.arange(40.0).reshape(10, 4))
     with Parla(workers=2) as rt:
 
@@ -259,7 +172,7 @@ def test_an_output_fetches_nothing_and_slices_move_alone(two_gpus):
     assert copied(rt) == {("gpu:0", "host"): 96, ("host", "gpu:1"): 64, ("gpu:1", "host"): 64}
 
 
-def test_overlapping_slices_on_two_devices_see_each_other(two_gpus):
+def test_overlapping_slices_on_two_devices_see_each_other(two_small_gpus):
     a = Simple(np.zeros(10))
     with Parla(workers=2):
         before = []
@@ -277,7 +190,7 @@ def test_overlapping_slices_on_two_devices_see_each_other(two_gpus):
     assert np.array_equal(a.array, expected)
 
 
-def test_the_host_reads_the_newest_inside_the_block(two_gpus):
+def test_the_host_reads_the_newest_inside_the_block(two_small_gpus):
     a = one_to(4)
     with Parla(workers=1):
 
@@ -303,7 +216,7 @@ def test_the_host_reads_the_newest_inside_the_block(two_gpus):
     assert a.native.is_host_only
 
 
-def test_flush_brings_everything_home(two_gpus):
+def test_flush_brings_everything_home(two_small_gpus):
     a = one_to(4)
     with Parla(workers=1):
         spawn(placement=gpu(0), inout=[a])(lambda: a.here(write=True).fill(5)).wait()
@@ -312,7 +225,7 @@ def test_flush_brings_everything_home(two_gpus):
         assert a.native.is_host_only and list(a.array) == [5] * 4
 
 
-def test_a_task_on_two_devices_has_each_operand_where_it_said(two_gpus):
+def test_a_task_on_two_devices_has_each_operand_where_it_said(two_small_gpus):
     a, b = one_to(4, "a"), one_to(4, "b")
     with Parla(workers=1) as rt:
 
@@ -329,7 +242,7 @@ def test_a_task_on_two_devices_has_each_operand_where_it_said(two_gpus):
     assert [d["tasks"] for d in rt.stats()["devices"]] == [0, 1, 1]
 
 
-def test_the_current_device_decides_which_copy_is_meant(two_gpus):
+def test_the_current_device_decides_which_copy_is_meant(two_small_gpus):
     a = one_to(4)
     with Parla(workers=1):
 
@@ -356,7 +269,7 @@ def test_the_current_device_decides_which_copy_is_meant(two_gpus):
         assert both.result() == (1, 2, [1])
 
 
-def test_a_coroutine_keeps_its_devices_across_awaits(two_gpus):
+def test_a_coroutine_keeps_its_devices_across_awaits(two_small_gpus):
     a = one_to(4)
     with Parla(workers=2):
 
@@ -375,447 +288,8 @@ def test_a_coroutine_keeps_its_devices_across_awaits(two_gpus):
     assert list(a.array) == [20, 30, 40, 50]
 
 
-def test_tasks_without_devices_have_no_assignment(two_gpus):
+def test_tasks_without_devices_have_no_assignment(two_small_gpus):
     assert _native.assignment() is None
     with Parla(workers=1):
         assert spawn(placement=cpu)(lambda: _native.assignment()).result() is None
         assert spawn(placement=gpu(0))(lambda: _native.assignment()).result()[0]["index"] == 0
-
-
-# --- misuse
-
-
-def test_what_is_no_operand_is_refused_by_name(two_gpus):
-    with Parla(workers=1):
-        for argument in ("input", "output", "inout"):
-            with pytest.raises(TypeError, match=rf"{argument}: .*not ndarray; wrap it: parla.asarray"):
-                spawn(**{argument: [np.zeros(3)]})
-            with pytest.raises(TypeError, match=f"{argument}: .*not int"):
-                spawn(**{argument: [3]})
-            with pytest.raises(TypeError, match=f"{argument}: .*not (str|NoneType)"):
-                spawn(**{argument: "ab"})
-
-
-def test_two_writers_on_two_devices_are_refused(two_gpus):
-    a = one_to(10, "grid")
-    with Parla(workers=1), pytest.raises(SpawnError, match=r"grid\[2:6\].*grid\[0:4\].*overlap"):
-        spawn(placement=[(gpu(0), gpu(1))], output=[(a.rows(0, 4), 0), (a.rows(2, 6), 1)])
-
-
-def test_a_device_the_placement_does_not_have_is_refused(two_gpus):
-    with Parla(workers=1), pytest.raises(SpawnError, match="no device 1"):
-        spawn(placement=[gpu(0), (gpu(0), gpu(1))], input=[(one_to(3), 1)])
-
-
-def test_a_read_only_array_can_only_be_read(two_gpus):
-    array = np.arange(3.0)
-    array.flags.writeable = False
-    for frozen in (Simple(array, "frozen"), Simple(np.broadcast_to(np.float64(1), 3), "spread")):
-        with Parla(workers=1):
-            with pytest.raises(SpawnError, match=rf"output: {frozen.native.name} is read-only"):
-                spawn(output=[frozen])
-            assert spawn(placement=gpu(0), input=[frozen])(lambda: float(frozen.here().sum())).result() == 3
-        assert not frozen.native.may_write(frozen.region)
-
-
-def test_a_body_uses_what_it_did_not_name(two_gpus):
-    a = one_to(4, "weights")
-
-    def run(**operands):
-        with Parla(workers=1):
-            spawn(placement=gpu(0), name="reader", **operands)(lambda: a.here())
-
-    raises_in(run, ParlaError, r"reader .* runs on gpu:0 and uses weights\[0:4\], but does not name it")
-    raises_in(lambda: run(input=[a.rows(1, 3)]), ParlaError, r"named only \[1:3\] of it")
-
-
-def test_writing_an_input_is_an_error_naming_task_and_array(two_gpus):
-    a = one_to(4, "weights")
-
-    def run(place):
-        with Parla(workers=1):
-
-            @spawn(placement=place, input=[a], name="sloppy")
-            def body():
-                assert not a.native.may_write(a.region)
-                a.here(write=True)
-
-    for place in (gpu(0), cpu):
-        raises_in(lambda: run(place), ParlaError, r"sloppy .* writes weights\[0:4\], which it has as an input only")
-
-
-def test_an_array_in_two_roles_is_read_and_written(two_gpus):
-    a = one_to(4)
-    with Parla(workers=1):
-
-        @spawn(placement=gpu(0), input=[a], output=[a])
-        def body():
-            view = a.here(write=True)
-            view += view
-
-        @spawn(None, [body], placement=gpu(1), input=[a.rows(0, 3)], output=[a.rows(2, 4)])
-        def shifts():
-            old = a.rows(0, 3).here().copy()
-            a.rows(2, 4).here(write=True)[:] = old[0], old[2]
-
-    assert list(a.array) == [2, 4, 2, 6]
-
-
-@pytest.mark.parametrize("operands", ["inout", "rows"])
-def test_a_body_that_changes_data_is_not_run_again(two_gpus, operands):
-    a = one_to(4)
-    with Parla(workers=1):
-        if operands == "inout":
-            with pytest.raises(ValueError, match="retries: the task changes a"):
-                spawn(placement=gpu(0), inout=[a], retries=1)
-        tries = []
-
-        @spawn(placement=gpu(0), output=[a], retries=2)
-        def third_time():
-            tries.append(1)
-            a.here(write=True)[:] = len(tries)
-            if len(tries) < 3:
-                raise OSError("not yet")
-
-    assert list(a.array) == [3] * 4
-
-
-def test_more_than_fits_is_refused_with_the_numbers(two_gpus):
-    a = Simple(np.zeros(1 << 18), "big")
-    with Parla(workers=1):
-        with pytest.raises(DeviceOutOfMemory, match=r"2097152 bytes.*1048576"):
-            spawn(placement=gpu, input=[a])(lambda: None)
-        assert spawn(placement=[gpu, cpu], input=[a])(lambda: _native.assignment()[0]["architecture"]).result() == "cpu"
-
-
-def test_an_unknown_policy_is_refused():
-    with pytest.raises(PolicyError, match="no policy 'fastest'"):
-        _native.Runtime(1, 1 << 20, policy="fastest")
-    with pytest.raises(ValueError, match="depth"):
-        _native.Runtime(1, 1 << 20, depth=0)
-
-
-# --- failures
-
-
-def test_a_failed_writer_leaves_nothing_that_can_be_read(two_gpus):
-    a = one_to(4, "field")
-
-    def run():
-        with Parla(workers=1):
-
-            @spawn(placement=gpu(0), inout=[a.rows(0, 2)], name="breaks")
-            def body():
-                a.rows(0, 2).here(write=True)[0] = 99
-                raise OSError("half-way")
-
-            after = spawn(None, [body], placement=gpu(1), input=[a])(lambda: None)
-            assert isinstance(after.exception(), DependencyFailed)
-            assert isinstance(body.exception(), OSError)
-            with pytest.raises(ParlaError, match=r"field\[0:2\].*breaks"):
-                a.here()
-            unordered = spawn(placement=gpu(1), input=[a])(lambda: None)
-            assert "field[0:2]" in str(unordered.exception())
-            assert list(a.rows(2, 4).here()) == [3, 4]
-
-    run()
-    with pytest.raises(ParlaError, match="field"):
-        a.here()
-    with Parla(workers=1):
-        spawn(placement=gpu(0), output=[a])(lambda: a.here(write=True).fill(1))
-    assert list(a.here()) == [1] * 4
-
-
-def test_the_same_on_a_machine_without_gpus(no_gpus):
-    a = one_to(4, "field")
-    with Parla(workers=1):
-
-        @spawn(inout=[a], name="breaks")
-        def body():
-            a.here(write=True)[0] = 99
-            raise OSError("half-way")
-
-        assert isinstance(body.exception(), OSError)
-        with pytest.raises(ParlaError, match=r"field\[0:4\].*breaks"):
-            a.here()
-        unordered = spawn(input=[a])(lambda: None)
-        assert "field[0:4]" in str(unordered.exception())
-        spawn(output=[a])(lambda: a.here(write=True).fill(1)).result()
-        assert list(a.here()) == [1] * 4
-    assert a.native.is_host_only
-
-
-def test_a_refused_task_fails_and_its_dependents_do_not_run(two_gpus):
-    _native.configure_machine({"sim_gpus": 1, "gpu_memory": 1 << 20, "faults": "gpu:0 copy=1"})
-    a = one_to(4)
-
-    def run():
-        with Parla(workers=1):
-            first = spawn(placement=gpu(0), input=[a], name="first")(lambda: None)
-            second = spawn(None, [first])(lambda: pytest.fail("ran on the result of a failed task"))
-            assert isinstance(first.exception(), DeviceError), first.exception()
-            assert isinstance(second.exception(), DependencyFailed)
-            assert spawn(placement=gpu(0), input=[a])(lambda: float(a.here()[3])).result() == 4
-
-    run()
-    assert list(a.array) == [1, 2, 3, 4]
-
-
-def test_a_lost_device_fails_its_tasks_and_no_others(two_gpus):
-    _native.configure_machine({"sim_gpus": 2, "gpu_memory": 1 << 20, "faults": "gpu:0 lose=2"})
-    a, b = one_to(4, "a"), one_to(4, "b")
-
-    def run():
-        with Parla(workers=2):
-            T = TaskSpace("T")
-            for i in range(6):
-
-                @spawn(T[i], [T[i - 1]], placement=gpu(0), inout=[a])
-                def on_lost():
-                    view = a.here(write=True)
-                    view += 1
-                    a.native.flush()
-
-                @spawn(placement=gpu(1), input=[b])
-                def on_other():
-                    return float(b.here().sum())
-
-            assert on_other.result() == 10
-
-    error = raises_in(run, Exception)
-    assert any(isinstance(e, DeviceError) for e in carried(error)), repr(error)
-    with Parla(workers=1):
-        assert spawn(placement=gpu(1), input=[b])(lambda: float(b.here()[0])).result() == 1
-
-
-def test_memory_pressure_evicts_and_the_result_is_right(two_gpus):
-    n = 1 << 14  # 128 KiB each, 32 of them on 1 MiB
-    arrays = [Simple(np.full(n, float(i)), f"a{i}") for i in range(32)]
-    with Parla(workers=2) as rt:
-        last = []
-        for sweep in range(2):
-            T = TaskSpace(f"T{sweep}")
-            for i, a in enumerate(arrays):
-
-                @spawn(T[i], last, placement=gpu(0), inout=[a])
-                def adds():
-                    view = a.here(write=True)
-                    view += 1
-
-            last = [T]
-    assert all((a.array == i + 2).all() for i, a in enumerate(arrays))
-    memory = rt.stats()["memories"][1]
-    assert memory["used"] == 0 and memory["peak"] <= 1 << 20 and memory["evictions"] >= 24
-
-
-def test_idle_copies_give_way_to_what_a_body_allocates(two_gpus):
-    a = Simple(np.arange(100000.0))
-    with Parla(workers=1) as rt:
-        spawn(placement=gpu(0), inout=[a])(lambda: a.here(write=True).fill(3)).wait()
-        assert used(rt)["gpu:0"] == 800000
-
-        @spawn(placement=gpu(0))
-        def allocates():
-            return _native.device_array(1, (100000,), 8).nbytes
-
-        assert allocates.result() == 800000
-        assert a.native.bytes_allocated(1) == 0 and a.native.is_host_only
-        assert (a.array == 3).all()
-
-
-def test_a_body_with_retries_gets_room_for_the_next_try(two_gpus):
-    a = one_to(100000)
-    tries = []
-    with Parla(workers=1):
-        spawn(placement=gpu(0), input=[a])(lambda: None).wait()
-        assert a.native.bytes_allocated(1) == 800000
-
-        @spawn(placement=gpu(0), retries=1)
-        def of_another_library():
-            tries.append(a.native.bytes_allocated(1))
-            if tries[-1]:
-                raise MemoryError("out of memory")
-
-        of_another_library.result()
-
-        @spawn(placement=gpu(0))
-        def without():
-            raise MemoryError("out of memory")
-
-        assert isinstance(without.exception(), MemoryError)
-    assert tries == [800000, 0]
-
-
-def test_an_array_that_is_dropped_while_its_task_waits_stays_alive_for_it(two_gpus):
-    gate = threading.Event()
-    buffer = np.arange(4.0).view(Owned)
-    watch = weakref.ref(buffer)
-    a = Simple(buffer)
-    with Parla(workers=2):
-        first = spawn(placement=cpu)(lambda: pass_gate(gate))
-        task = spawn(None, [first], placement=gpu(0), inout=[a])(lambda: None)
-        del buffer, a
-        gc.collect()
-        assert watch() is not None
-        gate.set()
-        task.wait()
-        del task
-    gc.collect()
-    assert watch() is None
-
-
-# --- streams
-
-
-def test_a_modelled_kernel_drains_after_its_body(two_gpus):
-    a = one_to(4)
-    started, gate = threading.Event(), threading.Event()
-    with Parla(workers=2):
-
-        @spawn(placement=gpu(0), inout=[a])
-        def launches():
-            stream = _native.assignment()[0]["stream"]
-            assert stream.raw is None and stream.is_idle()
-            view = a.here(write=True)
-
-            def kernel():
-                started.set()
-                pass_gate(gate)
-                view.__imul__(3)
-
-            stream.launch(kernel, 10.0)
-            return "returned"
-
-        after = spawn(None, [launches], placement=gpu(1), input=[a])(lambda: list(a.here()))
-        pass_gate(started)
-        with pytest.raises(TimeoutError):
-            launches.result(timeout=0.05)
-        assert not launches.done() and not after.done()
-        gate.set()
-        assert launches.result() == "returned"
-        assert after.result() == [3, 6, 9, 12]
-    assert list(a.array) == [3, 6, 9, 12]
-
-
-def test_scratch_memory_outlives_the_kernels_that_use_it(two_gpus):
-    n = 1 << 16
-    started, gate = threading.Event(), threading.Event()
-    with Parla(workers=2):
-
-        @spawn(placement=gpu(0))
-        def launches():
-            scratch = _native.device_array(1, (n,), 8)
-            view = np.asarray(Memory(scratch.address, (n,), (8,), "<f8", None))
-
-            def kernel():
-                started.set()
-                pass_gate(gate)
-                view.fill(7)
-
-            _native.assignment()[0]["stream"].launch(kernel)
-
-        @spawn(placement=gpu(1))
-        def other():
-            pass_gate(started)
-            with pytest.raises(DeviceOutOfMemory):
-                _native.device_array(1, (n + n // 2,), 8)
-            gate.set()
-
-        launches.wait()
-        gc.collect()
-        assert _native.device_array(1, (n + n // 2,), 8).nbytes == 12 * n
-
-
-def test_what_a_kernel_raises_is_the_tasks_error(two_gpus):
-    def run(waits):
-        with Parla(workers=1):
-
-            @spawn(placement=gpu(0))
-            def launches():
-                stream = _native.assignment()[0]["stream"]
-                stream.launch(lambda: 1 // 0)
-                if waits:
-                    stream.synchronize()
-
-    for waits in (False, True):
-        raises_in(lambda: run(waits), ZeroDivisionError)
-
-
-def test_bad_launches_are_refused(two_gpus):
-    with Parla(workers=1):
-
-        @spawn(placement=gpu(0))
-        def body():
-            stream = _native.assignment()[0]["stream"]
-            with pytest.raises(TypeError, match="launch"):
-                stream.launch(3)
-            for bad in (-1.0, float("nan"), float("inf")):
-                with pytest.raises(ValueError, match="busy_us"):
-                    stream.launch(None, bad)
-            stream.launch(None, 1.0)
-            stream.synchronize()
-
-
-@pytest.mark.parametrize("runahead", ["none", "blocking", "nonblocking", "NON_BLOCKING", "user", 0, 1, 2, 3, None])
-def test_every_runahead_gives_the_right_result(two_gpus, runahead):
-    a = one_to(4)
-    with Parla(workers=2):
-        T = TaskSpace("T")
-        for i in range(4):
-
-            @spawn(T[i], [T[i - 1]], placement=gpu(i % 2), inout=[a], runahead=runahead)
-            def body():
-                stream = _native.assignment()[0]["stream"]
-                view = a.here(write=True)
-                stream.launch(lambda: view.__iadd__(1))
-                if runahead in ("user", 3):
-                    stream.synchronize()
-
-    assert list(a.array) == [5, 6, 7, 8]
-
-
-def test_an_unknown_runahead_is_refused():
-    for bad, kind in (("soon", ValueError), (7, ValueError), (1.5, TypeError), ([], TypeError)):
-        with pytest.raises(kind, match="runahead"):
-            spawn(runahead=bad)
-
-
-# --- many
-
-
-@pytest.mark.parametrize("workers", [1, 4])
-def test_a_chain_over_devices_at_several_worker_counts(two_gpus, workers):
-    a = one_to(8)
-    places = [gpu(0), cpu, gpu(1), gpu, [cpu, gpu]]
-    with Parla(workers=workers) as rt:
-        T = TaskSpace("T")
-        for i in range(60):
-
-            @spawn(T[i], [T[i - 1]], placement=places[i % len(places)], inout=[a])
-            def adds():
-                view = a.here(write=True)
-                view += 1
-
-    assert list(a.array) == [i + 61 for i in range(8)]
-    assert set(used(rt).values()) == {0}
-
-
-def test_host_only_operands_cost_no_placement(no_gpus):
-    a = one_to(8)
-    with Parla(workers=2) as rt:
-        T = TaskSpace("T")
-        for i in range(50):
-
-            @spawn(T[i], [T[i - 1]], inout=[a.rows(0, 4)], input=[a.rows(4, 8)])
-            def adds():
-                assert _native.assignment() is None
-                view = a.rows(0, 4).here(write=True)
-                view += 1
-
-    assert list(a.array[:4]) == [51, 52, 53, 54]
-    assert rt.stats()["memories"] == []
-
-
-def test_placement_on_a_device_that_is_not_there(no_gpus):
-    with Parla(workers=1), pytest.raises(PlacementError, match="PARLA_SIM_GPUS"):
-        spawn(placement=gpu, input=[one_to(3)])
