@@ -280,3 +280,43 @@ fn several_gpus_share_a_card() {
         assert!(text.starts_with("gpu:2 is lost"), "{text}");
     });
 }
+
+#[test]
+fn a_wait_is_for_the_record_before_it() {
+    // Of our driver: as NVIDIA's, which is what lets the backend use events again while somebody still waits for them.
+    with_driver("a_wait_is_for_the_record_before_it", &[], || {
+        type OfTwo = unsafe extern "C" fn(usize, usize) -> i32;
+        let gpu = first();
+        let [held, free, waits] = [(); 3].map(|()| gpu.stream().unwrap());
+        gpu.make_current().expect("a context");
+        let create: unsafe extern "C" fn(*mut usize, u32) -> i32 =
+            driver::function(c"cuEventCreate");
+        let record: OfTwo = driver::function(c"cuEventRecord");
+        let wait: unsafe extern "C" fn(usize, usize, u32) -> i32 =
+            driver::function(c"cuStreamWaitEvent");
+        let (gate, opened) = channel::<()>();
+        let (sender, went_on) = channel();
+        let blocks = move || opened.recv_timeout(LIMIT).unwrap();
+        held.launch(Box::new(blocks), 0).unwrap();
+        let mut event = 0;
+        // SAFETY: writes one handle; the streams are alive.
+        unsafe {
+            assert_eq!(create(&raw mut event, 0), 0);
+            assert_eq!(record(event, held.raw().unwrap()), 0);
+            assert_eq!(wait(waits.raw().unwrap(), event, 0), 0);
+            assert_eq!(record(event, free.raw().unwrap()), 0);
+        }
+        free.synchronize().unwrap();
+        waits
+            .launch(Box::new(move || sender.send(()).unwrap()), 0)
+            .unwrap();
+        // The time in which nothing is to happen.
+        let early = went_on.recv_timeout(std::time::Duration::from_millis(50));
+        assert!(early.is_err(), "it waited for the later record only");
+        gate.send(()).unwrap();
+        went_on.recv_timeout(LIMIT).unwrap();
+        for stream in [&held, &waits] {
+            stream.synchronize().unwrap();
+        }
+    });
+}
