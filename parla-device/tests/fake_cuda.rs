@@ -188,7 +188,6 @@ fn nothing_is_left_after_many_copies_and_events() {
                 ..CudaOptions::default()
             };
             let devices = gpus(&options);
-            let mut highest = None;
             for round in 0..10_000_usize {
                 let (here, there) = (&devices[round % 3], &devices[(round + 1) % 3]);
                 let stream = here.stream().unwrap();
@@ -204,20 +203,16 @@ fn nothing_is_left_after_many_copies_and_events() {
                 event.on_done(Box::new(|result| result.unwrap()));
                 if round % 100 == 99 {
                     event.synchronize().unwrap();
-                }
-                if round == 1000 {
-                    highest = Some(live());
+                    drop((stream, block, other));
+                    // Whoever notices the ends of copies keeps up, however busy this machine is.
+                    eventually("memory given back", || {
+                        devices.iter().all(|device| device.memory_used() == 0)
+                    });
                 }
             }
-            eventually("memory given back", || {
-                devices.iter().all(|device| device.memory_used() == 0)
-            });
-            let (then, now) = (highest.unwrap(), live());
-            // Pools grow while there is more outstanding than ever before; by no means with the number of copies.
-            assert!(
-                now.streams <= 200 && now.events <= then.events + 500,
-                "{then:?} {now:?}"
-            );
+            let now = live();
+            // There are as many as were outstanding at once, of a hundred rounds at most; not as many as there were copies.
+            assert!(now.streams <= 200 && now.events <= 3000, "{now:?}");
             assert_eq!(now.contexts, 2);
             drop(devices);
             eventually("everything given back", || live() == NOTHING);
