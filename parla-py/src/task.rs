@@ -369,6 +369,14 @@ impl Task {
         Some(self.choice.load(Ordering::Relaxed)).filter(|&choice| choice != UNDECIDED)
     }
 
+    /// Chooses an option of its placement unless one is chosen; gives the one that is (internal).
+    fn _choose(&self, choice: u32) -> u32 {
+        let chosen =
+            self.choice
+                .compare_exchange(UNDECIDED, choice, Ordering::Relaxed, Ordering::Relaxed);
+        chosen.err().unwrap_or(choice)
+    }
+
     /// The task's number in traces (internal).
     #[getter]
     fn _number(&self) -> u64 {

@@ -281,7 +281,7 @@ def _options_of_task(part: object) -> list[_Option] | None:
     options = [_Option(*option, placement.affinity) for option in zip(placement.options, placement.claims, strict=True)]
     choice = getattr(task, "_choice", None)
     if choice is not None:
-        return [options[choice]]
+        return [_Option(options[choice].devices, options[choice].claims)]
     on_cpus = all(device.architecture == cpu for option in options for device in option.devices)
     return options[:1] if on_cpus else options
 

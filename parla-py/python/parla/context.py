@@ -389,7 +389,25 @@ def _slots_of(task: _native.Task) -> tuple[_Slot, ...]:
     placement = task.placement
     if placement is None:
         raise ParlaError(f"{task!r} has no placement")
-    return tuple(_Slot(None, device, None, _CPU_STREAM) for device in placement.devices)
+    devices = placement.options[chosen_option(task)]
+    return tuple(_Slot(None, device, None, _CPU_STREAM) for device in devices)
+
+
+def chosen_option(task: _native.Task) -> int:
+    """Which option of its placement a running task has.
+
+    Where each worker is a CPU device, and the task may run on any, it has that of the worker which runs it when this is first asked,
+    and keeps it, also when another worker goes on with it after an `await`.
+    """
+    choice = task._choice
+    if choice is not None:
+        return choice
+    options = task.placement.options
+    worker = _native.current_worker()
+    if worker is None or len(options) == 1 or task.placement.affinity >= 0:
+        return 0
+    core = get_architecture("cpu")(worker % len(options))
+    return task._choose(options.index((core,)) if (core,) in options else 0)
 
 
 def _slots(assignment: list[dict[str, Any]]) -> tuple[_Slot, ...]:

@@ -439,8 +439,7 @@ def _enter(task: _native.Task) -> TaskEnvironment | None:
     placement = task.placement
     if not placement.environments:
         return None
-    choice = task._choice
-    environment = placement.environments[0 if choice is None else choice]
+    environment = placement.environments[context.chosen_option(task)]
     return None if environment is None else environment.__enter__()
 
 
@@ -459,5 +458,4 @@ def get_current_environment() -> TaskEnvironment | None:
     placement = task.placement
     if not placement.environments:
         return None
-    choice = task._choice
-    return placement.environments[0 if choice is None else choice]
+    return placement.environments[context.chosen_option(task)]

@@ -194,6 +194,12 @@ pub(crate) fn current_task(py: Python<'_>) -> Option<Py<Task>> {
     with_running(|task, _| task.clone_ref(py))
 }
 
+/// The worker that runs the task of this thread, or None.
+#[pyfunction]
+pub(crate) fn current_worker() -> Option<u16> {
+    with_running(|_, cx| cx.and_then(Cx::worker)).flatten()
+}
+
 /// Sets the list that collects what the running task spawns (`finish()`), and returns the one before.
 #[pyfunction]
 #[pyo3(signature = (scope))]
