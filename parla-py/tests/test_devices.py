@@ -16,14 +16,14 @@ from support import run_py
 def test_one_cpu_device_by_default():
     with pretend(cores=4):
         assert (cpu.name, cpu.id) == ("cpu", "cpu")
-        assert cpu.devices == (cpu(0),)
+        assert cpu.devices == [cpu(0)]
         assert (cpu.num_devices, len(cpu), list(cpu)) == (1, 1, [cpu(0)])
         assert cpu(0).resources == {"vcus": 1.0, "memory": 24 * Gib, "cores": 4}
 
 
 def test_one_device_per_core():
     with pretend(cores=4, per_core=True):
-        assert cpu.devices == tuple(cpu(i) for i in range(4))
+        assert cpu.devices == [cpu(i) for i in range(4)]
         assert cpu(3).resources == {"vcus": 1.0, "memory": 6 * Gib, "cores": 1}
         assert cpu[0:2] == [cpu(0), cpu(1)]
         assert cpu[-1] == cpu(3)
@@ -103,7 +103,7 @@ def test_the_environment_is_read_at_first_use_and_once():
 
 def test_gpu_is_empty():
     with pretend():
-        assert gpu.devices == ()
+        assert gpu.devices == []
         assert (gpu.num_devices, len(gpu), list(gpu), gpu[0:2]) == (0, 0, [], [])
         assert not gpu
         assert gpu.unavailable.startswith("libcuda.so.1 not found; set PARLA_SIM_GPUS=2")

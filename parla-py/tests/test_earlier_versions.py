@@ -118,6 +118,22 @@ def test_the_time_to_wait_for_a_space_is_for_all_rounds():
             gate.set()
 
 
+def test_the_devices_of_an_architecture_are_alternatives():
+    """``placement=gpu.devices`` is any GPU; all of them together are ``gpu * n``."""
+    program = """
+        from parla import Parla, get_current_devices, spawn
+        from parla.devices import cpu, gpu
+        from parla.ldevice import LDeviceSequenceBlocked
+
+        with Parla():
+            for devices in (gpu.devices, gpu[1:3], LDeviceSequenceBlocked(8, placement=[gpu]).devices, cpu.devices + gpu.devices):
+                found = spawn(placement=devices)(get_current_devices).result()
+                assert len(found) == 1 and found[0] in devices, found
+        """
+    pytest.importorskip("numpy")
+    run_py(program, env=FOUR_GPUS)
+
+
 def test_blocks_moved_by_hand():
     """0.3's way without PArrays: clones of NumPy arrays, placed with no claim on the device."""
     program = """

@@ -21,7 +21,7 @@ def four():
 
 
 def test_the_devices_of_the_machine(four):
-    assert gpu.devices == (gpu(0), gpu(1), gpu(2), gpu(3))
+    assert gpu.devices == [gpu(0), gpu(1), gpu(2), gpu(3)]
     assert (len(gpu), gpu.num_devices, gpu.unavailable, bool(gpu)) == (4, 4, None, True)
     assert gpu[0] is gpu(0) is gpu.devices[0]
     assert gpu[-1] == gpu(3)
@@ -54,7 +54,7 @@ def test_names_and_values(four):
 
 def test_without_a_gpu_the_reason_and_a_remedy():
     with pretend(why_no_gpu="the driver is too old (11.4)"):
-        assert gpu.devices == ()
+        assert gpu.devices == []
         for text in ("the driver is too old (11.4)", "PARLA_SIM_GPUS=2"):
             assert text in gpu.unavailable
             with pytest.raises(IndexError, match=text.replace("(", r"\(").replace(")", r"\)")):

@@ -43,11 +43,11 @@ def numbers(devices):
 
 
 def test_devices_of_a_placement():
-    assert LDeviceSequenceBlocked(30, many).devices == many.devices
+    assert LDeviceSequenceBlocked(30, many).devices == list(many.devices)
     assert numbers(LDeviceSequenceBlocked(30, many[2:5]).devices) == [2, 3, 4]
     assert numbers(LDeviceSequenceBlocked(30, [many(3), many[0:4], many(3)]).devices) == [3, 0, 1, 2]
     assert LDeviceSequenceBlocked(30).devices[0] == cpu(0)
-    assert LDeviceSequenceBlocked(3, [numpy.zeros(2)]).devices == (cpu(0),)
+    assert LDeviceSequenceBlocked(3, [numpy.zeros(2)]).devices == [cpu(0)]
     with pytest.raises(PlacementError, match="names no device"):
         LDeviceSequenceBlocked(3, [])
     with pytest.raises(PlacementError, match=r"many\(40\) does not exist"):

@@ -25,13 +25,13 @@ class _CpuArchitecture(Architecture):
     __slots__ = ()
 
     @property
-    def devices(self) -> tuple[Device, ...]:
+    def devices(self) -> list[Device]:
         """One device for all cores, or one per worker with ``PARLA_CPU_ARCHITECTURE=cores``.
 
         Raises:
             ValueError: an environment variable has a value that makes no sense; the text names it.
         """
-        return tuple(self(info.index) for info in _machine.current().of("cpu"))
+        return [self(info.index) for info in _machine.current().of("cpu")]
 
     @property
     def num_devices(self) -> int:

@@ -156,8 +156,8 @@ class Architecture(_Multipliable):
         self._named = {}
 
     @property
-    def devices(self) -> tuple[Device, ...]:
-        """The devices that this process can use, in index order."""
+    def devices(self) -> list[Device]:
+        """The devices that this process can use, in index order; as a placement: any of them."""
         raise NotImplementedError(f"{type(self).__name__} must define devices")
 
     @property

@@ -21,13 +21,13 @@ class _GpuArchitecture(Architecture):
     __slots__ = ()
 
     @property
-    def devices(self) -> tuple[Device, ...]:
+    def devices(self) -> list[Device]:
         """The GPUs that this process can use; none where there is neither a real nor a simulated one.
 
         Raises:
             ValueError: an environment variable such as ``PARLA_SIM_GPUS`` has a value that makes no sense; the text names it.
         """
-        return tuple(self(info.index) for info in _machine.current().of("gpu"))
+        return [self(info.index) for info in _machine.current().of("gpu")]
 
     @property
     def num_devices(self) -> int:

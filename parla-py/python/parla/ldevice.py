@@ -106,9 +106,9 @@ class LDeviceCollection(ABC):
         self._devices = devices
 
     @property
-    def devices(self) -> tuple[Device, ...]:
-        """The physical devices used."""
-        return self._devices
+    def devices(self) -> list[Device]:
+        """The physical devices used; as a placement: any of them."""
+        return list(self._devices)
 
     @property
     def n_devices(self) -> int:
@@ -270,7 +270,7 @@ class LDeviceSequenceBlocked(LDeviceSequence):
         """
         if not 0 <= i < self.n_ldevices:
             raise ValueError(f"no logical device {i} in a row of {self.n_ldevices}")
-        return self.devices[i * self.n_devices // self.n_ldevices]
+        return self._devices[i * self.n_devices // self.n_ldevices]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_ldevices})<{self.n_devices}>"
@@ -312,7 +312,7 @@ class LDeviceGridBlocked(LDeviceGrid):
             ValueError: there is no such logical device.
         """
         self._check(i, j)
-        return self.devices[i * self._n // self.n_ldevices_x * self._m + j * self._m // self.n_ldevices_y]
+        return self._devices[i * self._n // self.n_ldevices_x * self._m + j * self._m // self.n_ldevices_y]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_ldevices_x}, {self.n_ldevices_y})<{self._n}, {self._m}>"
@@ -328,7 +328,7 @@ class LDeviceGridRaveled(LDeviceGrid):
             ValueError: there is no such logical device.
         """
         self._check(i, j)
-        return self.devices[(i * self.n_ldevices_y + j) * self.n_devices // self.n_ldevices]
+        return self._devices[(i * self.n_ldevices_y + j) * self.n_devices // self.n_ldevices]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_ldevices_x}, {self.n_ldevices_y})<{self.n_devices}>"

@@ -80,8 +80,8 @@ export! {
     cuStreamWaitEvent(handle: *mut c_void, waited: *mut c_void, _flags: c_uint) {
         // SAFETY: the caller's handles are of a live stream and event.
         let (stream, event) = unsafe { (stream_for_work(handle)?, event(waited)?) };
-        if !skips_wait() && let Some(mark) = event.last() {
-            stream.push(Work::Wait(mark));
+        if !skips_wait() {
+            stream.push(Work::Wait(Arc::clone(&event), event.last()));
         }
         Ok(())
     }
@@ -139,9 +139,7 @@ export! {
         permitted()?;
         // SAFETY: the caller's handle is of a live event.
         let event = unsafe { event(handle) }?;
-        if let Some(mark) = event.last() {
-            mark.wait();
-        }
+        event.wait(event.last());
         event.device.check()
     }
     cuModuleLoadData(out: *mut usize, _image: *const c_void) {
