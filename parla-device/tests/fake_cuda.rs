@@ -188,7 +188,6 @@ fn nothing_is_left_after_many_copies_and_events() {
                 ..CudaOptions::default()
             };
             let devices = gpus(&options);
-            let mut highest = None;
             for round in 0..10_000_usize {
                 let (here, there) = (&devices[round % 3], &devices[(round + 1) % 3]);
                 let stream = here.stream().unwrap();
@@ -204,20 +203,16 @@ fn nothing_is_left_after_many_copies_and_events() {
                 event.on_done(Box::new(|result| result.unwrap()));
                 if round % 100 == 99 {
                     event.synchronize().unwrap();
-                }
-                if round == 1000 {
-                    highest = Some(live());
+                    drop((stream, block, other));
+                    // Whoever notices the ends of copies keeps up, however busy this machine is.
+                    eventually("memory given back", || {
+                        devices.iter().all(|device| device.memory_used() == 0)
+                    });
                 }
             }
-            eventually("memory given back", || {
-                devices.iter().all(|device| device.memory_used() == 0)
-            });
-            let (then, now) = (highest.unwrap(), live());
-            // Pools grow while there is more outstanding than ever before; by no means with the number of copies.
-            assert!(
-                now.streams <= 200 && now.events <= then.events + 500,
-                "{then:?} {now:?}"
-            );
+            let now = live();
+            // There are as many as were outstanding at once, of a hundred rounds at most; not as many as there were copies.
+            assert!(now.streams <= 200 && now.events <= 3000, "{now:?}");
             assert_eq!(now.contexts, 2);
             drop(devices);
             eventually("everything given back", || live() == NOTHING);
@@ -278,5 +273,45 @@ fn several_gpus_share_a_card() {
         stream.synchronize().expect_err("crashed");
         let text = devices[2].failure().expect("the same card").to_string();
         assert!(text.starts_with("gpu:2 is lost"), "{text}");
+    });
+}
+
+#[test]
+fn a_wait_is_for_the_record_before_it() {
+    // Of our driver: as NVIDIA's, which is what lets the backend use events again while somebody still waits for them.
+    with_driver("a_wait_is_for_the_record_before_it", &[], || {
+        type OfTwo = unsafe extern "C" fn(usize, usize) -> i32;
+        let gpu = first();
+        let [held, free, waits] = [(); 3].map(|()| gpu.stream().unwrap());
+        gpu.make_current().expect("a context");
+        let create: unsafe extern "C" fn(*mut usize, u32) -> i32 =
+            driver::function(c"cuEventCreate");
+        let record: OfTwo = driver::function(c"cuEventRecord");
+        let wait: unsafe extern "C" fn(usize, usize, u32) -> i32 =
+            driver::function(c"cuStreamWaitEvent");
+        let (gate, opened) = channel::<()>();
+        let (sender, went_on) = channel();
+        let blocks = move || opened.recv_timeout(LIMIT).unwrap();
+        held.launch(Box::new(blocks), 0).unwrap();
+        let mut event = 0;
+        // SAFETY: writes one handle; the streams are alive.
+        unsafe {
+            assert_eq!(create(&raw mut event, 0), 0);
+            assert_eq!(record(event, held.raw().unwrap()), 0);
+            assert_eq!(wait(waits.raw().unwrap(), event, 0), 0);
+            assert_eq!(record(event, free.raw().unwrap()), 0);
+        }
+        free.synchronize().unwrap();
+        waits
+            .launch(Box::new(move || sender.send(()).unwrap()), 0)
+            .unwrap();
+        // The time in which nothing is to happen.
+        let early = went_on.recv_timeout(std::time::Duration::from_millis(50));
+        assert!(early.is_err(), "it waited for the later record only");
+        gate.send(()).unwrap();
+        went_on.recv_timeout(LIMIT).unwrap();
+        for stream in [&held, &waits] {
+            stream.synchronize().unwrap();
+        }
     });
 }

@@ -29,7 +29,7 @@ class Driver:
         self._image = Path(__file__).with_name("kernels.ptx").read_bytes() + b"\0"
         self.call("cuModuleLoadData", byref(module), c_char_p(self._image))
         self.kernels: dict[str, c_void_p] = {}
-        for name in ("empty", "spin", "scale", "crash"):
+        for name in ("empty", "spin", "scale", "sweep", "crash"):
             function = c_void_p()
             self.call("cuModuleGetFunction", byref(function), module, c_char_p(name.encode()))
             self.kernels[name] = function
@@ -94,11 +94,16 @@ class Driver:
 
     def scale(self, array: Any, stream: int) -> None:
         """``array * 1.5 + 1`` in place, for a matrix of doubles on the device whose rows are dense."""
-        about = array.__cuda_array_interface__
-        rows, columns = about["shape"]
-        pitch = (about.get("strides") or (columns * 8, 8))[0]
-        base, pitch = c_uint64(about["data"][0]), c_uint64(pitch)
+        base, pitch = _dense_rows(array)
+        rows, columns = array.shape
         self.launch("scale", stream, base, c_uint(rows), c_uint(columns), pitch, threads=rows * columns)
+
+    def sweep(self, old: Any, new: Any, first: int, stream: int) -> None:
+        """One step of Jacobi's method: `new` from `old`, whose row `first` is row 0 of `new`; what is at a border of `old` stays."""
+        (from_, old_pitch), (to, new_pitch) = _dense_rows(old), _dense_rows(new)
+        rows, columns = new.shape
+        numbers = [c_uint(n) for n in (rows, columns, first, old.shape[0])]
+        self.launch("sweep", stream, from_, to, *numbers, old_pitch, new_pitch, threads=rows * columns)
 
     def copy_rates(self, n_bytes: int, repeat: int = 3) -> dict[str, float]:
         """Bytes per second of the driver's own copies between page-locked memory and the device: the best of some."""
@@ -118,3 +123,10 @@ class Driver:
             rates[name] = n_bytes / min(times)
         self.call("cuMemFree_v2", device)
         return rates
+
+
+def _dense_rows(array: Any) -> tuple[c_uint64, c_uint64]:
+    """Address and bytes from row to row of a matrix of doubles on the device."""
+    about = array.__cuda_array_interface__
+    pitch = (about.get("strides") or (about["shape"][1] * 8, 8))[0]
+    return c_uint64(about["data"][0]), c_uint64(pitch)

@@ -16,12 +16,22 @@ import sys
 import tempfile
 import zipfile
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 # Seconds for one check.
 LIMIT = 180
+# What has to work for a check that needs something: a program that prints why it does not, or nothing.
+NEEDS = {
+    "": "",
+    "gpu": "from parla.devices import gpu; print('' if len(gpu) else gpu.unavailable)",
+    "cupy": "import cupy; cupy.cuda.runtime.getDeviceCount()",
+    "torch": "import torch; print('' if torch.cuda.is_available() else 'Torch sees no GPU')",
+    "numba": "from numba import cuda; import numpy; cuda.jit('void(float64[:])')(lambda x: None)[1, 1](numpy.zeros(1))",
+    "nsys": "import shutil; print('' if shutil.which('nsys') else 'nsys is not on PATH')",
+}
 # Where the checks' processes look for modules first.
 PATHS: list[str] = []
 
@@ -80,9 +90,8 @@ def examine(names: list[str]) -> dict[str, Any]:
     unknown = set(names) - {function.__name__ for function, _, _ in CHECKS}
     if unknown:
         sys.exit(f"gpu-check: there is no check called {', '.join(sorted(unknown))}")
-    no_gpu = ask("from parla.devices import gpu; print('' if len(gpu) else gpu.unavailable)")
-    no_cupy = no_gpu or ask("import cupy; cupy.cuda.runtime.getDeviceCount(); print()")
-    missing = {"gpu": no_gpu, "cupy": no_cupy, "": ""}
+    why_not = cache(lambda needs: ask(NEEDS[needs]) if needs in ("", "gpu") else why_not("gpu") or ask(NEEDS[needs]))
+    no_gpu, no_cupy = why_not("gpu"), why_not("cupy")
     report: dict[str, Any] = {"machine": machine(), "gpu": no_gpu or "found", "cupy": no_cupy or "found", "checks": {}}
     print(f"GPU: {no_gpu or 'found'}\n")
     for function, needs, settings in CHECKS:
@@ -90,8 +99,8 @@ def examine(names: list[str]) -> dict[str, Any]:
         if names and name not in names:
             continue
         print(f"{name:20} ", end="", flush=True)
-        if missing[needs]:
-            result: dict[str, Any] = {"status": "skipped", "reason": missing[needs]}
+        if why_not(needs):
+            result: dict[str, Any] = {"status": "skipped", "reason": why_not(needs)}
         else:
             result = perform(name, settings)
         report["checks"][name] = {"what": function.__doc__, **result}

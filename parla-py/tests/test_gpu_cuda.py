@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
-from pathlib import Path
 
 import pytest
 from support import run_py
-
-_TARGET = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target"))
-_DRIVERS = [Path(os.environ.get("PARLA_FAKE_CUDA", "/nowhere")), _TARGET / "debug" / "libparla_fake_cuda.so"]
-_DRIVER = next((path for path in _DRIVERS if path.is_file()), None)
-
-pytestmark = pytest.mark.skipif(
-    _DRIVER is None, reason="the CUDA driver for tests is not built: cargo build -p parla-fake-cuda"
-)
 
 # A CuPy that remembers, per thread, the current device and each device's current stream.
 CUPY = """
@@ -67,12 +57,11 @@ def is_mine():
 
 
 @pytest.fixture
-def cuda(tmp_path):
+def cuda(driver):
     """Runs a program on two GPUs that the driver for tests makes up."""
-    (tmp_path / "libcuda.so.1").symlink_to(_DRIVER)
 
     def run(program, **settings):
-        run_py(CUPY + textwrap.dedent(program), env={"LD_LIBRARY_PATH": str(tmp_path), **settings}, timeout=50)
+        run_py(CUPY + textwrap.dedent(program), env={"LD_LIBRARY_PATH": str(driver), **settings}, timeout=50)
 
     return run
 

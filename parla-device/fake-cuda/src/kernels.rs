@@ -8,7 +8,7 @@ use crate::memory::resolve;
 use crate::status;
 
 /// A kernel by the number that is its handle.
-pub(crate) const NAMES: [&str; 4] = ["empty", "spin", "scale", "crash"];
+pub(crate) const NAMES: [&str; 5] = ["empty", "spin", "scale", "sweep", "crash"];
 
 /// A launch, ready to be done.
 pub(crate) enum Kernel {
@@ -19,6 +19,16 @@ pub(crate) enum Kernel {
         rows: u32,
         columns: u32,
         pitch: u64,
+    },
+    Sweep {
+        old: u64,
+        new: u64,
+        rows: u32,
+        columns: u32,
+        first: u32,
+        old_rows: u32,
+        old_pitch: u64,
+        new_pitch: u64,
     },
     Crash,
 }
@@ -44,6 +54,16 @@ impl Kernel {
                 rows: short(1),
                 columns: short(2),
                 pitch: long(3),
+            }),
+            Some(&"sweep") => Ok(Self::Sweep {
+                old: long(0),
+                new: long(1),
+                rows: short(2),
+                columns: short(3),
+                first: short(4),
+                old_rows: short(5),
+                old_pitch: long(6),
+                new_pitch: long(7),
             }),
             Some(&"crash") => Ok(Self::Crash),
             _ => Err(status::INVALID_HANDLE),
@@ -74,8 +94,44 @@ impl Kernel {
                     }
                 }
             }
+            Self::Sweep {
+                old,
+                new,
+                rows,
+                columns,
+                first,
+                old_rows,
+                old_pitch,
+                new_pitch,
+            } => {
+                let at = |row: u32| old_row(old, row, columns, old_pitch);
+                for row in 0..rows {
+                    let here = at(first + row)?;
+                    let mut result = here.clone();
+                    if first + row > 0 && first + row + 1 < old_rows {
+                        let (above, below) = (at(first + row - 1)?, at(first + row + 1)?);
+                        for c in 1..columns as usize - 1 {
+                            result[c] = 0.25 * (above[c] + below[c] + here[c - 1] + here[c + 1]);
+                        }
+                    }
+                    let bytes = u64::from(columns) * 8;
+                    let to = resolve(new + u64::from(row) * new_pitch, bytes)?.cast::<f64>();
+                    for (c, value) in result.into_iter().enumerate() {
+                        // SAFETY: as in `Scale`.
+                        unsafe { to.add(c).write_unaligned(value) };
+                    }
+                }
+            }
             Self::Crash => return Err(status::ILLEGAL_ADDRESS),
         }
         Ok(())
     }
+}
+
+/// A row of a matrix of doubles in the memory of a device.
+fn old_row(base: u64, row: u32, columns: u32, pitch: u64) -> Result<Vec<f64>, i32> {
+    let from = resolve(base + u64::from(row) * pitch, u64::from(columns) * 8)?.cast::<f64>();
+    // SAFETY: resolved as live memory of so many elements; who else uses it is the business of the program under test.
+    let at = |c: usize| unsafe { from.add(c).read_unaligned() };
+    Ok((0..columns as usize).map(at).collect())
 }

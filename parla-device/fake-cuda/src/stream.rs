@@ -18,11 +18,17 @@ use crate::status;
 /// How often those who wait look whether their device is lost.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// A point in a stream, recorded any number of times.
+/// A point in a stream, recorded any number of times. Who waits for one record of it is not affected by later ones, which may be on other
+/// streams and done earlier.
 pub(crate) struct Event {
     pub(crate) device: &'static Device,
-    recorded: AtomicU64,
-    done: Mutex<u64>,
+    last: Mutex<Option<Arc<Mark>>>,
+}
+
+/// One record of an event.
+pub(crate) struct Mark {
+    device: &'static Device,
+    done: Mutex<bool>,
     changed: Condvar,
 }
 
@@ -32,8 +38,8 @@ pub(crate) enum Work {
     /// The source's bytes were taken at the call.
     CopyOf(Vec<u8>, Rows),
     Fill(u64, u8, u64),
-    Record(Arc<Event>, u64),
-    Wait(Arc<Event>, u64),
+    Record(Arc<Mark>),
+    Wait(Arc<Mark>),
     WaitValue(u64, u32),
     Call(unsafe extern "C" fn(*mut c_void), usize),
     Launch(Kernel),
@@ -71,31 +77,30 @@ impl Event {
         N_EVENTS.fetch_add(1, Ordering::SeqCst);
         Arc::new(Self {
             device,
-            recorded: AtomicU64::new(0),
-            done: Mutex::new(0),
-            changed: Condvar::new(),
+            last: Mutex::new(None),
         })
     }
 
-    /// The last time it was recorded.
-    pub(crate) fn last(&self) -> u64 {
-        self.recorded.load(Ordering::SeqCst)
+    /// The last record of it, if it was ever recorded.
+    pub(crate) fn last(&self) -> Option<Arc<Mark>> {
+        self.last.lock().clone()
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        *self.done.lock() >= self.last()
+        self.last().is_none_or(|mark| *mark.done.lock())
     }
+}
 
-    pub(crate) fn wait(&self, time: u64) {
+impl Mark {
+    pub(crate) fn wait(&self) {
         let mut done = self.done.lock();
-        while *done < time && self.device.check().is_ok() {
+        while !*done && self.device.check().is_ok() {
             self.changed.wait_until(&mut done, Instant::now() + LOOK);
         }
     }
 
-    fn set_done(&self, time: u64) {
-        let mut done = self.done.lock();
-        *done = time.max(*done);
+    fn set_done(&self) {
+        *self.done.lock() = true;
         self.changed.notify_all();
     }
 }
@@ -141,13 +146,14 @@ impl Stream {
         self.changed.notify_all();
     }
 
-    pub(crate) fn record(&self, event: &Arc<Event>) {
-        // Under one lock, so that the order of the times is that in the queue.
-        let mut queue = self.queue.lock();
-        let time = event.recorded.fetch_add(1, Ordering::SeqCst) + 1;
-        queue.work.push_back(Work::Record(Arc::clone(event), time));
-        queue.outstanding += 1;
-        self.changed.notify_all();
+    pub(crate) fn record(&self, event: &Event) {
+        let mark = Arc::new(Mark {
+            device: event.device,
+            done: Mutex::new(false),
+            changed: Condvar::new(),
+        });
+        *event.last.lock() = Some(Arc::clone(&mark));
+        self.push(Work::Record(mark));
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -187,8 +193,8 @@ impl Stream {
     fn perform(&self, work: Work) -> Result<(), i32> {
         match work {
             // The order stays what it is on a lost device: whoever waits is told.
-            Work::Record(event, time) => event.set_done(time),
-            Work::Wait(event, time) => event.wait(time),
+            Work::Record(mark) => mark.set_done(),
+            Work::Wait(mark) => mark.wait(),
             _ if self.device.check().is_err() => {}
             Work::Copy(rows) => rows.perform()?,
             Work::CopyOf(bytes, rows) => rows.scatter(&bytes)?,

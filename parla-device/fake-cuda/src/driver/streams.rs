@@ -80,8 +80,8 @@ export! {
     cuStreamWaitEvent(handle: *mut c_void, waited: *mut c_void, _flags: c_uint) {
         // SAFETY: the caller's handles are of a live stream and event.
         let (stream, event) = unsafe { (stream_for_work(handle)?, event(waited)?) };
-        if !skips_wait() {
-            stream.push(Work::Wait(Arc::clone(&event), event.last()));
+        if !skips_wait() && let Some(mark) = event.last() {
+            stream.push(Work::Wait(mark));
         }
         Ok(())
     }
@@ -139,7 +139,9 @@ export! {
         permitted()?;
         // SAFETY: the caller's handle is of a live event.
         let event = unsafe { event(handle) }?;
-        event.wait(event.last());
+        if let Some(mark) = event.last() {
+            mark.wait();
+        }
         event.device.check()
     }
     cuModuleLoadData(out: *mut usize, _image: *const c_void) {
