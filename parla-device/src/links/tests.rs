@@ -24,16 +24,26 @@ fn machine(n_gpus: usize, latency_ns: u64, bytes_per_second: f64) -> Machine {
 fn what_is_measured_is_what_the_model_says() {
     // Slow enough that the host's own speed does not matter: 16 MiB take 42 ms.
     let machine = machine(1, 5_000_000, 4e8);
-    let links = machine.measure_links().unwrap();
-    assert_eq!(machine.device(machine.owner(MemoryId(1))).memory_used(), 0);
-    for link in [links[0][1], links[1][0]] {
-        assert!(link.bytes_per_second <= 4.04e8, "{link:?}");
-        assert!(link.bytes_per_second >= 2.8e8, "{link:?}");
-        assert!(link.latency_ns >= 4_900_000, "{link:?}");
-        assert!(link.latency_ns <= 50_000_000, "{link:?}");
-        assert!(link.direct);
+    let is_near = |link: &Link| {
+        (2.8e8..=4.04e8).contains(&link.bytes_per_second)
+            && (4_900_000..=50_000_000).contains(&link.latency_ns)
+    };
+    // On a busy machine all copies of one measurement may be disturbed; instrumented ones are slower than the model.
+    let mut tries = 0;
+    let links = loop {
+        let links = machine.measure_links().unwrap();
+        assert_eq!(machine.device(machine.owner(MemoryId(1))).memory_used(), 0);
+        tries += 1;
+        let both = [links[0][1], links[1][0]];
+        if both.iter().all(is_near) || cfg!(crossbeam_sanitize) {
+            break links;
+        }
+        assert!(tries < 10, "{both:?}");
+    };
+    assert!(links[0][1].direct && links[1][0].direct);
+    if !cfg!(crossbeam_sanitize) {
+        assert!(links[1][1].bytes_per_second > links[0][1].bytes_per_second);
     }
-    assert!(links[1][1].bytes_per_second > links[0][1].bytes_per_second);
     let machine = machine.with_links(links.clone());
     assert_eq!(machine.model().links, links);
 }
