@@ -76,11 +76,14 @@ impl Array {
         }
         let mut checked: SmallVec<[std::ops::Range<usize>; 4]> = SmallVec::new();
         for (range, &n) in ranges.iter_borrowed().zip(shape) {
-            let (start, stop): (usize, usize) = range.extract().map_err(|_| wrong())?;
-            if stop > n || start > stop {
-                return Err(wrong());
+            let range = range.cast::<PyTuple>().map_err(|_| wrong())?;
+            let bound = |at| range.get_borrowed_item(at).ok()?.extract().ok();
+            match (bound(0), bound(1)) {
+                (Some(start), Some(stop)) if range.len() == 2 && start <= stop && stop <= n => {
+                    checked.push(start..stop)
+                }
+                _ => return Err(wrong()),
             }
-            checked.push(start..stop);
         }
         Ok(Region::new(checked))
     }

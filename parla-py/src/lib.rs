@@ -40,6 +40,7 @@ mod spawn;
 mod stream;
 mod task;
 mod topology;
+mod views;
 
 use pyo3::prelude::*;
 
@@ -78,4 +79,6 @@ mod _native {
     use super::task::{Task, TaskState};
     #[pymodule_export]
     use super::topology::topology;
+    #[pymodule_export]
+    use super::views::box_view;
 }

@@ -11,7 +11,7 @@ use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
 use smallvec::SmallVec;
 
 use crate::array::Array;
-use crate::errors;
+use crate::{errors, python};
 
 /// Where one of the three arguments belongs.
 pub(crate) struct Argument<'a, 'py> {
@@ -128,10 +128,14 @@ impl Argument<'_, '_> {
     /// What an array says of itself: `__parla_operand__()` is (native array, box, whether every element of the box is used).
     fn operand(&self, object: &Bound<'_, PyAny>, slot: usize) -> PyResult<Option<Operand>> {
         let py = object.py();
-        let Ok(method) = object.getattr(intern!(py, "__parla_operand__")) else {
-            return Ok(None);
+        let described = if object.get_type().is(python::parray(py)?) {
+            object.getattr(intern!(py, "_operand"))? // what the method returns, without a call
+        } else {
+            match object.getattr(intern!(py, "__parla_operand__")) {
+                Ok(method) => method.call0()?,
+                Err(_) => return Ok(None),
+            }
         };
-        let described = method.call0()?;
         let described = described.cast::<PyTuple>()?;
         let array = described.get_borrowed_item(0)?;
         let array = array.cast::<Array>()?.get();

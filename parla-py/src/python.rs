@@ -166,6 +166,8 @@ import!(/// `parla.device.Architecture`.
     architecture = "parla.device", "Architecture");
 import!(/// `parla.device.Device`.
     device = "parla.device", "Device");
+import!(/// `parla.parray.PArray`.
+    parray = "parla.parray", "PArray");
 import!(/// `parla._placement.resolve`.
     resolve_placement = "parla._placement", "resolve");
 import!(/// `parla._capture.rebound_globals`.

@@ -129,39 +129,13 @@ class PArray(NumPyLike):
     # Views.
 
     def __getitem__(self, key: Any) -> Any:
-        parts = key if type(key) is tuple else (key,)
         if self._picked is not None:
             return self._of_picked(key)
-        if self._axes is None and len(parts) <= len(self.shape):
-            # Boxes and rows, the commonest cases, written out: this is on the way of every spawn.
-            box, shape = [], []
-            for part, n, (first, _) in zip(parts, self.shape, self._operand[1]):
-                if type(part) is slice and part.step is None:
-                    start, stop, _ = part.indices(n)
-                    if stop <= start:
-                        break
-                    shape.append(stop - start)
-                    box.append((first + start, first + stop))
-                elif type(part) is int and -n <= part < n:
-                    start = first + part + (n if part < 0 else 0)
-                    box.append((start, start + 1))
-                else:
-                    break
-            else:
-                n_parts = len(parts)
-                view = _new(PArray)
-                view._root = self._root
-                view._picked = None
-                whole = (*box, *self._operand[1][n_parts:])
-                view._operand = (self._operand[0], whole, True)
-                if len(shape) == n_parts:
-                    view._axes = None
-                else:
-                    view._axes = tuple([(start, 1, stop - start) for start, stop in whole])
-                    view._shown = tuple([i for i in range(len(whole)) if i >= n_parts or type(parts[i]) is slice])
-                view.shape = view._base = (*shape, *self.shape[n_parts:])
-                view.dtype = self.dtype
+        if self._axes is None:
+            view = _native.box_view(PArray, self, key)
+            if view is not None:
                 return view
+        parts = key if type(key) is tuple else (key,)
         if _views.is_basic(parts):
             axes, shown = self._layout()
             return self._view(*_views.index(axes, shown, self.shape, parts))
