@@ -98,7 +98,7 @@ def examine(names: list[str]) -> dict[str, Any]:
         name = function.__name__
         if names and name not in names:
             continue
-        print(f"{name:20} ", end="", flush=True)
+        print(f"{name:24} ", end="", flush=True)
         if why_not(needs):
             result: dict[str, Any] = {"status": "skipped", "reason": why_not(needs)}
         else:

@@ -19,7 +19,7 @@ def cupy_arrays() -> dict[str, Any]:
     """In a task an array is CuPy's, on the task's stream; afterwards the current stream and device are as before."""
     import cupy
     from parla import Parla, TaskSpace, get_current_stream, spawn
-    from parla.devices import gpu
+    from parla.devices import cpu, gpu
     from parla.parray import asarray
 
     a = np.random.default_rng(0).random((512, 512))
@@ -36,6 +36,12 @@ def cupy_arrays() -> dict[str, Any]:
                 if cupy.cuda.get_current_stream().ptr != get_current_stream().ptr:
                     raise AssertionError("CuPy's current stream is not the task's")
                 array.array[...] = array.array @ cupy.asarray(a) / 256
+
+        # On a thread that has run such a task, and has no context current any more.
+        for _ in range(4):
+            after = spawn(dependencies=[T[9]], placement=cpu)(lambda: float(cupy.ones(3).sum()))
+            if after.result(60) != 3:
+                raise AssertionError("CuPy does not work in a CPU's task")
 
     np.testing.assert_allclose(np.asarray(array.array), expected, rtol=1e-9)
     if cupy.cuda.get_current_stream().ptr != before:

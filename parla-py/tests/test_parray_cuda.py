@@ -1,32 +1,13 @@
-"""PArrays on CUDA GPUs without a GPU: the native CUDA code runs on a driver for tests whose memory the host can't guess.
-
-The driver is built by ``cargo build -p parla-fake-cuda``; PARLA_FAKE_CUDA can name the library. Without it these tests are skipped.
-"""
+"""PArrays on CUDA GPUs without a GPU: the native CUDA code runs on a driver for tests whose memory the host can't guess."""
 
 from __future__ import annotations
 
-import os
 import textwrap
-from pathlib import Path
 
 import pytest
 from support import run_py
 
 pytest.importorskip("numpy")
-
-_TARGET = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target"))
-_DRIVER = next(
-    (
-        path
-        for path in (Path(os.environ.get("PARLA_FAKE_CUDA", "/nowhere")), _TARGET / "debug" / "libparla_fake_cuda.so")
-        if path.is_file()
-    ),
-    None,
-)
-
-pytestmark = pytest.mark.skipif(
-    _DRIVER is None, reason="the CUDA driver for tests is not built: cargo build -p parla-fake-cuda"
-)
 
 PRELUDE = """
     import numpy as np
@@ -49,12 +30,11 @@ PRELUDE = """
 
 
 @pytest.fixture
-def cuda(tmp_path):
+def cuda(driver):
     """Runs a program on two GPUs that the driver for tests makes up."""
-    (tmp_path / "libcuda.so.1").symlink_to(_DRIVER)
 
     def run(program, **settings):
-        env = {"LD_LIBRARY_PATH": str(tmp_path), **{f"FAKE_CUDA_{k}": str(v) for k, v in settings.items()}}
+        env = {"LD_LIBRARY_PATH": str(driver), **{f"FAKE_CUDA_{k}": str(v) for k, v in settings.items()}}
         run_py(textwrap.dedent(PRELUDE) + textwrap.dedent(program), env=env, timeout=50)
 
     return run

@@ -71,6 +71,8 @@ class GpuStream:
     """The stream of a GPU on which the running task's work is to go.
 
     Libraries that know the protocol ``__cuda_stream__`` take it as it is; for CuPy, Torch and Numba it is current in the body already.
+    It does not wait for CUDA's default streams, nor they for it: what a program has enqueued there itself, for arrays that it hands to a task,
+    it synchronises before.
     """
 
     __slots__ = ("_native", "device")
