@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use crate::errors;
 use crate::python;
 use crate::runtime::{self, Rt};
-use crate::space::{Resolved, TaskID, resolve_any};
+use crate::space::{Resolved, TaskID, edge_of};
 use crate::task::Task;
 
 /// The iterator behind ``await`` of tasks: yields itself until they have ended.
@@ -51,8 +51,9 @@ impl Awaiter {
     pub(crate) fn ids(&self, py: Python<'_>, rt: &Arc<Rt>) -> PyResult<Vec<TaskId>> {
         let mut ids = Vec::with_capacity(self.targets.len());
         for target in &self.targets {
-            if let Some(Resolved::Edge(id)) = resolve_any(target.bind(py), rt)? {
-                ids.push(id);
+            let edge = edge_of(target.bind(py), rt)?;
+            if let Some(Resolved::Edge(id)) = edge.as_ref().map(|edge| edge.resolved()) {
+                ids.push(*id);
             }
         }
         Ok(ids)

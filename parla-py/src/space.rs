@@ -1,32 +1,57 @@
 //! Names for tasks: the native base of `TaskSpace`, and `TaskID`.
 
-use std::hash::{BuildHasher, Hash};
+mod dependency;
+mod id;
+
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use indexmap::map::Entry as Slot;
 use parla_core::TaskId;
 use parla_core::lock::Mutex;
-use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyIndexError, PyRuntimeError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use pyo3::{PyTraverseError, intern};
 use rustc_hash::FxBuildHasher;
 
-use crate::awaiter::Awaiter;
 use crate::key::{Interned, Key};
 use crate::python;
 use crate::runtime::Rt;
 use crate::task::Task;
+pub(crate) use dependency::{Dependency, Edge, edge_of, not_a_task};
+pub(crate) use id::TaskID;
 
 /// What a space knows of one of its keys.
 enum Entry {
     /// Somebody depends on it, nobody spawned it yet.
     Declared(Arc<Rt>, TaskId),
-    /// It is being spawned at this moment, by a call that has not returned.
-    Spawning(std::thread::ThreadId),
+    /// It is being spawned at this moment, by a call on this thread that has not returned.
+    Spawning(Thread),
     /// It was spawned.
     Spawned(Py<Task>),
+}
+
+/// A thread that has not ended: the address of something of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Thread(usize);
+
+impl Thread {
+    fn this() -> Self {
+        thread_local! {
+            static MARK: u8 = const { 0 };
+        }
+        MARK.with(|mark| Self(std::ptr::from_ref(mark).addr()))
+    }
+}
+
+/// What a spawn that has begun must know at its end.
+pub(crate) struct Begun {
+    /// Where its key was in the space; others may have moved it since.
+    at: usize,
+    /// The id it was declared under.
+    pub(crate) declared: Option<TaskId>,
 }
 
 /// A family of task names (the base of `parla.TaskSpace`, which has the docstring).
@@ -136,103 +161,110 @@ impl Space {
         if self.completed {
             return Ok(Resolved::Done);
         }
-        self.wait_while_spawned_elsewhere(py, key);
-        let mut stale = None;
-        let task = {
-            let mut entries = self.entries.lock();
+        let mut entries = self.entries.lock();
+        loop {
             match entries.get_mut(key) {
-                Some(Entry::Spawned(task)) => task.clone_ref(py),
+                Some(Entry::Spawned(task)) if Arc::ptr_eq(&task.get().rt, rt) => {
+                    return Ok(Resolved::Edge(task.get().id()));
+                }
+                Some(Entry::Spawned(task)) => {
+                    let task = task.clone_ref(py);
+                    drop(entries);
+                    return task.get().resolve(py, rt);
+                }
                 Some(Entry::Declared(of, id)) if Arc::ptr_eq(of, rt) => {
                     return Ok(Resolved::Edge(*id));
                 }
-                Some(Entry::Spawning(_)) => {
+                Some(Entry::Spawning(by)) if *by == Thread::this() => {
+                    drop(entries);
                     return Err(PyRuntimeError::new_err(format!(
                         "{} is being spawned",
                         self.label(key)
                     )));
                 }
+                Some(Entry::Spawning(_)) => {
+                    // A thread that spawns can lose the GIL in the middle of it (a collection of garbage runs what it likes): whoever asks for
+                    // the task then waits for it.
+                    drop(entries);
+                    py.detach(std::thread::yield_now);
+                    entries = self.entries.lock();
+                }
                 entry => {
                     let id = rt.declare();
                     rt.executor().declared(id, self.name_arc(), key.clone());
                     let declared = Entry::Declared(Arc::clone(rt), id);
-                    match entry {
-                        Some(entry) => stale = Some(std::mem::replace(entry, declared)),
-                        None => {
-                            entries.insert(key.clone(), declared);
-                        }
-                    }
+                    let stale = match entry {
+                        Some(entry) => Some(std::mem::replace(entry, declared)),
+                        None => entries.insert(key.clone(), declared),
+                    };
                     drop(entries);
                     drop(stale);
                     return Ok(Resolved::Edge(id));
                 }
             }
-        };
-        drop(stale);
-        task.get().resolve(py, rt)
-    }
-
-    /// A thread that spawns can lose the GIL in the middle of it (a collection of garbage runs what it likes): whoever asks for the task then waits for it.
-    fn wait_while_spawned_elsewhere(&self, py: Python<'_>, key: &Key) {
-        let me = std::thread::current().id();
-        let elsewhere =
-            || matches!(self.entries.lock().get(key), Some(Entry::Spawning(by)) if *by != me);
-        while elsewhere() {
-            py.detach(std::thread::yield_now);
         }
     }
 
-    /// Takes `key` for a task about to be spawned; returns the id it was declared under.
-    pub(crate) fn begin_spawn(
-        &self,
-        py: Python<'_>,
-        key: &Key,
-        rt: &Arc<Rt>,
-    ) -> PyResult<Option<TaskId>> {
+    /// Takes `key` for a task about to be spawned.
+    pub(crate) fn begin_spawn(&self, py: Python<'_>, key: &Key, rt: &Arc<Rt>) -> PyResult<Begun> {
         if !self.in_range(key) || self.completed {
             return Err(PyIndexError::new_err(format!(
                 "{} is out of the range of its space: no task can have this id",
                 self.label(key)
             )));
         }
-        let before = self
-            .entries
-            .lock()
-            .insert(key.clone(), Entry::Spawning(std::thread::current().id()));
-        let used = match before {
-            None => return Ok(None),
-            Some(Entry::Declared(of, id)) if Arc::ptr_eq(&of, rt) => return Ok(Some(id)),
-            Some(Entry::Declared(..)) => return Ok(None),
-            Some(used) => used,
+        let spawning = Entry::Spawning(Thread::this());
+        let mut entries = self.entries.lock();
+        let (at, before) = match entries.entry(key.clone()) {
+            Slot::Vacant(slot) => {
+                let at = slot.index();
+                slot.insert(spawning);
+                (at, None)
+            }
+            Slot::Occupied(mut slot) => {
+                let used = match slot.get() {
+                    Entry::Declared(..) => None,
+                    Entry::Spawning(_) => Some(None),
+                    Entry::Spawned(task) => Some(Some(task.clone_ref(py))),
+                };
+                if let Some(task) = used {
+                    drop(entries);
+                    let place = task.map_or_else(String::new, |task| {
+                        format!(" at {}", task.get().location(py))
+                    });
+                    return Err(PyRuntimeError::new_err(format!(
+                        "{} was spawned before{place}; a task id can be spawned once",
+                        self.label(key)
+                    )));
+                }
+                (slot.index(), Some(slot.insert(spawning)))
+            }
         };
-        let place = match &used {
-            Entry::Spawned(task) => format!(" at {}", task.get().location(py)),
-            _ => String::new(),
+        drop(entries);
+        let declared = match before {
+            Some(Entry::Declared(of, id)) if Arc::ptr_eq(&of, rt) => Some(id),
+            _ => None,
         };
-        self.put(key, used);
-        Err(PyRuntimeError::new_err(format!(
-            "{} was spawned before{place}; a task id can be spawned once",
-            self.label(key)
-        )))
+        Ok(Begun { at, declared })
     }
 
     /// The spawn succeeded, or (`None`) came to nothing: then the key is as it was.
-    pub(crate) fn end_spawn(
-        &self,
-        key: &Key,
-        outcome: Result<Py<Task>, Option<(Arc<Rt>, TaskId)>>,
-    ) {
-        match outcome {
-            Ok(task) => self.put(key, Entry::Spawned(task)),
-            Err(Some((rt, id))) => self.put(key, Entry::Declared(rt, id)),
-            Err(None) => {
+    pub(crate) fn end_spawn(&self, begun: &Begun, key: &Key, rt: &Arc<Rt>, task: Option<Py<Task>>) {
+        let entry = match (task, begun.declared) {
+            (Some(task), _) => Entry::Spawned(task),
+            (None, Some(id)) => Entry::Declared(Arc::clone(rt), id),
+            (None, None) => {
                 let removed = self.entries.lock().shift_remove(key);
                 drop(removed);
+                return;
             }
-        }
-    }
-
-    fn put(&self, key: &Key, entry: Entry) {
-        let before = self.entries.lock().insert(key.clone(), entry);
+        };
+        let mut entries = self.entries.lock();
+        let before = match entries.get_index_mut(begun.at) {
+            Some((at, before)) if at == key => Some(std::mem::replace(before, entry)),
+            _ => entries.insert(key.clone(), entry),
+        };
+        drop(entries);
         drop(before); // outside the lock
     }
 
@@ -432,165 +464,4 @@ impl Space {
         let weak = self.weak.lock().take();
         drop(weak);
     }
-}
-
-/// The name of one task: an index of a `TaskSpace`. Exists before and after the task does.
-#[pyclass(frozen, module = "parla")]
-pub(crate) struct TaskID {
-    pub(crate) space: Py<Space>,
-    pub(crate) key: Key,
-}
-
-#[pymethods]
-impl TaskID {
-    /// The task spawned under this id, or None.
-    #[getter]
-    fn task(&self, py: Python<'_>) -> Option<Py<Task>> {
-        self.space.get().task(py, &self.key)
-    }
-
-    /// The index within the space: an integer, a string, another object, or a tuple of those.
-    #[getter]
-    fn id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.space.get().key_object(py, &self.key)
-    }
-
-    /// The space this id belongs to.
-    #[getter]
-    fn space(&self, py: Python<'_>) -> Py<Space> {
-        self.space.clone_ref(py)
-    }
-
-    /// The space's name and the index, joined by underscores: ``T_0``.
-    #[getter]
-    fn name(&self, py: Python<'_>) -> PyResult<String> {
-        let object = self.space.get().key_object(py, &self.key)?;
-        let parts = match object.cast_into::<PyTuple>() {
-            Ok(parts) => parts
-                .iter()
-                .map(|part| part.str().map(|s| s.to_string()))
-                .collect::<PyResult<Vec<_>>>()?
-                .join("_"),
-            Err(error) => error.into_inner().str()?.to_string(),
-        };
-        Ok(format!("{}_{parts}", self.space.get().name))
-    }
-
-    /// The name together with the function the task runs, once it is spawned: ``T_0 (tasks_A)``.
-    #[getter]
-    fn full_name(&self, py: Python<'_>) -> PyResult<String> {
-        match self.task(py) {
-            Some(task) => Ok(task.get().label(py)),
-            None => self.name(py),
-        }
-    }
-
-    fn __await__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
-        Awaiter::of_one(slf.into_any())
-    }
-
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other
-            .cast::<Self>()
-            .is_ok_and(|other| self.space.is(&other.get().space) && self.key == other.get().key)
-    }
-
-    fn __hash__(&self) -> isize {
-        let hash = FxBuildHasher.hash_one((self.space.as_ptr().addr(), HashKey(&self.key)));
-        isize::from_ne_bytes(hash.to_ne_bytes()).max(0)
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(format!("TaskID({})", self.name(py)?))
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.space)
-    }
-}
-
-struct HashKey<'a>(&'a Key);
-
-impl Hash for HashKey<'_> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-    }
-}
-
-/// What a task depends on, as its user named it, in little room and without an object that the garbage collector must look at.
-pub(crate) enum Dependency {
-    Task(Py<Task>),
-    Id(Py<Space>, Key),
-}
-
-impl Dependency {
-    /// Of a `Task` or `TaskID`.
-    pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let py = object.py();
-        if let Ok(id) = object.cast::<TaskID>() {
-            let id = id.get();
-            return Ok(Self::Id(id.space.clone_ref(py), id.key.clone()));
-        }
-        Ok(Self::Task(object.cast::<Task>()?.clone().unbind()))
-    }
-
-    /// The object that the user named.
-    pub(crate) fn to_python(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        match self {
-            Self::Task(task) => Ok(task.clone_ref(py).into_any()),
-            Self::Id(space, key) => Ok(Py::new(
-                py,
-                TaskID {
-                    space: space.clone_ref(py),
-                    key: key.clone(),
-                },
-            )?
-            .into_any()),
-        }
-    }
-
-    /// The task, if it is spawned.
-    pub(crate) fn task(&self, py: Python<'_>) -> Option<Py<Task>> {
-        match self {
-            Self::Task(task) => Some(task.clone_ref(py)),
-            Self::Id(space, key) => space.get().task(py, key),
-        }
-    }
-
-    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
-        match self {
-            Self::Task(task) => Self::Task(task.clone_ref(py)),
-            Self::Id(space, key) => Self::Id(space.clone_ref(py), key.clone()),
-        }
-    }
-
-    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match self {
-            Self::Task(task) => visit.call(task),
-            Self::Id(space, _) => visit.call(space),
-        }
-    }
-}
-
-/// What names a task in dependencies and awaits: `Task` or `TaskID`.
-pub(crate) fn resolve_any(object: &Bound<'_, PyAny>, rt: &Arc<Rt>) -> PyResult<Option<Resolved>> {
-    if let Ok(id) = object.cast::<TaskID>() {
-        let id = id.get();
-        return id.space.get().resolve(object.py(), &id.key, rt).map(Some);
-    }
-    if let Ok(task) = object.cast::<Task>() {
-        return task.get().resolve(object.py(), rt).map(Some);
-    }
-    Ok(None)
-}
-
-/// A `TypeError` for something that should name a task.
-pub(crate) fn not_a_task(object: &Bound<'_, PyAny>, argument: &str) -> PyErr {
-    let kind = object
-        .get_type()
-        .name()
-        .map_or_else(|_| "?".to_owned(), |name| name.to_string());
-    PyTypeError::new_err(format!(
-        "{argument}: expected a Task, TaskID, TaskSpace, tasks(...) or an iterable of those, not {kind}"
-    ))
 }

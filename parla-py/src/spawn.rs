@@ -18,8 +18,8 @@ use crate::executor::PyBody;
 use crate::operands::{self, Argument};
 use crate::placed::{Choices, Placed};
 use crate::runtime::{self, Rt};
-use crate::space::{Dependency, Resolved, Space, TaskID, not_a_task, resolve_any};
-use crate::task::{Core, Outcome, Place, Task};
+use crate::space::{Edge, Resolved, Space, TaskID, edge_of, not_a_task};
+use crate::task::{Core, Dependencies, Outcome, Place, Task};
 use crate::{errors, gil, python};
 pub(crate) use arguments::parse_runahead;
 use arguments::{check_called, check_ignored, check_repeatable, check_slots, integer, not_an_id};
@@ -184,13 +184,11 @@ impl Spawner {
             key: taskid.key.clone(),
             space: Space::weak(space)?.unbind(),
         };
-        let declared = space.get().begin_spawn(py, &taskid.key, &rt)?;
+        let begun = space.get().begin_spawn(py, &taskid.key, &rt)?;
+        let declared = begun.declared;
         let launched = self.launch(py, &rt, placed, captured, edges, declared, Some(place));
-        let outcome = match &launched {
-            Ok(task) => Ok(task.clone_ref(py)),
-            Err(_) => Err(declared.map(|id| (Arc::clone(&rt), id))),
-        };
-        space.get().end_spawn(&taskid.key, outcome);
+        let task = launched.as_ref().ok().map(|task| task.clone_ref(py));
+        space.get().end_spawn(&begun, &taskid.key, &rt, task);
         gil::hand_over_if_wanted(py);
         launched
     }
@@ -207,16 +205,19 @@ impl Spawner {
         rt: &Arc<Rt>,
         placed: &Placed,
         body: Body,
-        edges: Edges,
+        mut edges: Edges,
         declared: Option<TaskId>,
         place: Option<Place>,
     ) -> PyResult<Py<Task>> {
         let runahead = self.runahead.unwrap_or(rt.executor().runahead);
+        if edges.objects.spilled() {
+            edges.objects.shrink_to_fit();
+        }
         let core = Core {
             work: Some(body.work),
             is_coroutine: body.is_coroutine,
             outcome: Outcome::Pending,
-            dependencies: edges.objects.into_vec().into(),
+            dependencies: edges.objects,
             retries: self.retries,
             again: None,
             context: None,
@@ -335,7 +336,7 @@ impl Spawner {
 #[derive(Default)]
 struct Edges {
     ids: SmallVec<[TaskId; 4]>,
-    objects: SmallVec<[Dependency; 4]>,
+    objects: Dependencies,
     /// For many: which are there already.
     seen: rustc_hash::FxHashSet<TaskId>,
 }
@@ -347,6 +348,7 @@ impl Edges {
 
     fn add(&mut self, object: &Bound<'_, PyAny>, rt: &Arc<Rt>, depth: u32) -> PyResult<()> {
         if let Ok(list) = object.cast_exact::<PyList>() {
+            self.objects.reserve_exact(list.len());
             for item in list.iter() {
                 self.add_item(&item, rt, depth)?;
             }
@@ -362,10 +364,8 @@ impl Edges {
     }
 
     fn add_item(&mut self, object: &Bound<'_, PyAny>, rt: &Arc<Rt>, depth: u32) -> PyResult<()> {
-        if let Some(resolved) = resolve_any(object, rt)? {
-            if let Resolved::Edge(id) = resolved {
-                self.push(id, object)?;
-            }
+        if let Some(edge) = edge_of(object, rt)? {
+            self.push(&edge);
             return Ok(());
         }
         if let Ok(space) = object.cast::<Space>() {
@@ -396,8 +396,11 @@ impl Edges {
         Ok(())
     }
 
-    fn push(&mut self, id: TaskId, object: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn push(&mut self, edge: &Edge<'_, '_>) {
         const FEW: usize = 16;
+        let &Resolved::Edge(id) = edge.resolved() else {
+            return;
+        };
         let known = if self.ids.len() < FEW {
             self.ids.contains(&id)
         } else {
@@ -408,8 +411,7 @@ impl Edges {
         };
         if !known {
             self.ids.push(id);
-            self.objects.push(Dependency::of(object)?);
+            self.objects.push(edge.dependency());
         }
-        Ok(())
     }
 }

@@ -14,6 +14,7 @@ use pyo3::ffi;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
+use smallvec::SmallVec;
 
 use crate::assignment::Uses;
 use crate::awaiter::Awaiter;
@@ -47,6 +48,9 @@ pub(crate) struct Task {
     placement: Py<PyAny>,
 }
 
+/// One needs no memory of its own.
+pub(crate) type Dependencies = SmallVec<[Dependency; 1]>;
+
 /// The name given through a task space.
 pub(crate) struct Place {
     pub(crate) space_name: Arc<str>,
@@ -61,7 +65,7 @@ pub(crate) struct Core {
     pub(crate) is_coroutine: bool,
     pub(crate) outcome: Outcome,
     /// The user's handles on what it depends on; dropped when it ends.
-    pub(crate) dependencies: Box<[Dependency]>,
+    pub(crate) dependencies: Dependencies,
     pub(crate) retries: u32,
     /// The body as it was spawned, for the next try.
     pub(crate) again: Option<Work>,
