@@ -9,12 +9,15 @@
 //!                                                             +--ready-- suspended <---+
 //! ```
 //!
+//! A running task whose body has returned while its devices are still at work *drains*: it gives its units back, so that the next body can put its
+//! work behind and the device need not wait for a thread between the two. One task of each device does so at a time.
+//!
 //! | | holds |
 //! |---|---|
 //! | placed to ended | the memory it claims, on all its devices or on none |
 //! | placed, waiting | a place on each exclusive device (a GPU): `depth` of them stage data ahead of those that run |
 //! | placed to ended, but not suspended | a place on each shared device (a CPU): `n_workers + depth` of them |
-//! | running | the compute units it claims of exclusive devices, of all at once or of none |
+//! | running, but not draining | the compute units it claims of exclusive devices, of all at once or of none |
 //!
 //! Claims on shared devices are not in these accounts: the runtime's admission has them. A task that comes back after it was suspended has
 //! no place: otherwise parents that wait for their children could fill the places that these need.
@@ -171,6 +174,22 @@ impl Mapper {
         self.step();
     }
 
+    /// The device where a task that is not ready yet is likely to go, if it is one; `coming`: tasks that come on top of the devices' load before.
+    pub(crate) fn foresee(
+        &self,
+        id: TaskId,
+        coming: &[(DeviceId, usize)],
+        world: &dyn World,
+    ) -> Option<DeviceId> {
+        let view = MapperView::later(&self.state, world, coming);
+        let choice = self.policy.foresee(&view, id)?;
+        let placing = self.state.unplaced(id)?;
+        match placing.choices.get(choice)?.devices[..] {
+            [device] => Some(device),
+            _ => None,
+        }
+    }
+
     /// Offers the free places of every device to the policy until nobody takes any; the device with the least load goes first.
     ///
     /// # Errors
@@ -255,6 +274,13 @@ impl Mapper {
     /// A running task waits for others: its compute units are free, its memory is not.
     pub(crate) fn suspended(&mut self, id: TaskId) {
         self.state.suspend(id);
+        self.moved();
+        self.step();
+    }
+
+    /// The body of a running task has returned and its devices are at work: another body may begin to give them more.
+    pub(crate) fn returned(&mut self, id: TaskId) {
+        self.state.returned(id);
         self.moved();
         self.step();
     }

@@ -64,6 +64,7 @@ pub struct Assigned {
     /// Its operands, in place, until it ends.
     staged: Mutex<Option<Staged>>,
     started: OnceLock<Instant>,
+    drained: OnceLock<Instant>,
 }
 
 impl Assigned {
@@ -85,6 +86,7 @@ impl Assigned {
             places: staged.places().to_vec(),
             staged: Mutex::new(Some(staged)),
             started: OnceLock::new(),
+            drained: OnceLock::new(),
         })
     }
 
@@ -104,6 +106,7 @@ impl Assigned {
             places: staged.places().to_vec(),
             staged: Mutex::new(Some(staged)),
             started: self.started.clone(),
+            drained: OnceLock::new(),
         })
     }
 
@@ -154,10 +157,24 @@ impl Assigned {
         }
     }
 
-    /// Nanoseconds since the body started.
-    pub(crate) fn busy_ns(&self) -> u64 {
-        let elapsed = self.started.get().map(Instant::elapsed).unwrap_or_default();
-        u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+    /// Its devices have done what the body gave them.
+    pub(crate) fn devices_done(&self) {
+        let _ = self.drained.set(Instant::now()); // once, unless it is run again
+    }
+
+    /// When its devices had done what the body gave them, if it gave them anything.
+    pub(crate) fn drained_at(&self) -> Option<Instant> {
+        self.drained.get().copied()
+    }
+
+    /// Nanoseconds from the start of the body, but not before `since`, to the end of what it gave to its devices, or to now.
+    pub(crate) fn busy_ns(&self, since: Option<Instant>) -> u64 {
+        let Some(&started) = self.started.get() else {
+            return 0;
+        };
+        let end = self.drained_at().unwrap_or_else(Instant::now);
+        let busy = end.saturating_duration_since(since.map_or(started, |since| since.max(started)));
+        u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// The body has ended and its devices are done.

@@ -102,6 +102,13 @@ pub trait SchedulingPolicy: Send {
     /// If every device is offered and nothing is taken though tasks are ready and nothing runs, the runtime reports a stall of this policy.
     fn pop(&mut self, cx: &SchedCx<'_>, device: DeviceId) -> Option<Assignment>;
 
+    /// Which of its choices a task would get that is not ready yet, for its inputs to travel early; `None`: no idea. Decides nothing.
+    ///
+    /// Here [`load`](View::load) includes tasks that are likely to come before it, and [`fits`](View::fits) is true of what would fit on idle devices.
+    fn foresee(&self, _cx: &SchedCx<'_>, _task: TaskId) -> Option<usize> {
+        None
+    }
+
     /// A task was spawned; it may not be ready yet.
     fn on_spawn(&mut self, _cx: &SchedCx<'_>, _task: TaskId) {}
 

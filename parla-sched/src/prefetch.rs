@@ -2,9 +2,13 @@
 //!
 //! A task with one choice is sure to run there, so an input can travel as soon as no task spawned before it has yet to write it.
 //! Two tasks that conflict are ordered by the user's dependencies, so tasks spawned later change nothing that an earlier one reads before
-//! that has run. This is a hint about time only: staging fetches again whatever was changed after all.
+//! that has run. For a task with several choices the policy is asked where it would go ([`foresee`](crate::policy::SchedulingPolicy::foresee)),
+//! once, when the first of its inputs can travel; few tasks at a time, since the policy may decide otherwise in the end.
+//!
+//! This is a hint about time only: staging fetches again whatever was changed after all. Inputs are sent in the order in which the tasks that
+//! need them were spawned, since copies on the same link go one after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parla_core::{DeviceId, Region, TaskId};
 use parla_data::{ArrayId, Operand};
@@ -13,19 +17,28 @@ use rustc_hash::FxHashMap;
 use crate::Placing;
 use std::sync::Arc;
 
-/// How many waiting tasks of each device are looked at.
+/// How many waiting tasks of each device are looked at, and for how many at once a device is foreseen.
 const WINDOW: usize = 4;
+
+/// How many waiting tasks with several choices are looked at to find some with an input that can travel.
+const LOOKED_AT: usize = 16;
 
 /// The tasks that have not ended, in the order of their spawning.
 #[derive(Default)]
 pub(crate) struct Prefetch {
     next: u64,
     tasks: FxHashMap<TaskId, Entry>,
-    /// By device and number: tasks that wait for others and have inputs that were not asked for.
-    waiting: FxHashMap<DeviceId, BTreeMap<u64, Waiting>>,
+    /// By device and number: tasks that wait for others, and run there for sure or in all likelihood.
+    waiting: BTreeMap<DeviceId, BTreeMap<u64, Waiting>>,
+    /// By number: those that wait for others and might run on several devices.
+    undecided: BTreeMap<u64, TaskId>,
+    /// Those in `waiting` that are there in all likelihood only.
+    foreseen: BTreeSet<u64>,
     /// What tasks that have not ended write, by array and the task's number.
-    writes: FxHashMap<ArrayId, BTreeMap<u64, Vec<Region>>>,
+    writes: Writes,
 }
+
+type Writes = FxHashMap<ArrayId, BTreeMap<u64, Vec<Region>>>;
 
 struct Entry {
     number: u64,
@@ -36,6 +49,23 @@ struct Waiting {
     placing: Arc<Placing>,
     /// Which operands have been asked for.
     asked: Vec<bool>,
+}
+
+impl Waiting {
+    fn new(placing: &Arc<Placing>) -> Self {
+        Self {
+            asked: placing.operands.iter().map(|o| !o.fetches()).collect(),
+            placing: Arc::clone(placing),
+        }
+    }
+
+    /// The operands that can travel and have not been asked for.
+    fn free(&self, writes: &Writes, number: u64) -> impl Iterator<Item = usize> {
+        let operands = self.placing.operands.iter().zip(&self.asked).enumerate();
+        operands
+            .filter(move |(_, (o, asked))| !**asked && !is_written_before(writes, o, number))
+            .map(|(k, _)| k)
+    }
 }
 
 impl Prefetch {
@@ -53,15 +83,17 @@ impl Prefetch {
                 .or_default()
                 .push(operand.region.clone());
         }
-        if let [choice] = &placing.choices[..]
-            && let [device] = choice.devices[..]
-        {
-            let waiting = Waiting {
-                placing: Arc::clone(placing),
-                asked: placing.operands.iter().map(|o| !o.fetches()).collect(),
-            };
-            let of_device = self.waiting.entry(device).or_default();
-            of_device.insert(number, waiting);
+        match &placing.choices[..] {
+            [choice] => {
+                if let [device] = choice.devices[..] {
+                    let of_device = self.waiting.entry(device).or_default();
+                    of_device.insert(number, Waiting::new(placing));
+                }
+            }
+            _ if placing.operands.iter().any(Operand::fetches) => {
+                self.undecided.insert(number, id);
+            }
+            _ => {}
         }
         let placing = Arc::clone(placing);
         self.tasks.insert(id, Entry { number, placing });
@@ -70,6 +102,8 @@ impl Prefetch {
     /// Its inputs are fetched by its own staging from here on.
     pub(crate) fn ready(&mut self, id: TaskId) {
         if let Some(Entry { number, placing }) = self.tasks.get(&id) {
+            self.undecided.remove(number);
+            self.foreseen.remove(number);
             for device in placing.choices.iter().flat_map(|c| &c.devices) {
                 if let Some(waiting) = self.waiting.get_mut(device) {
                     waiting.remove(number);
@@ -94,29 +128,69 @@ impl Prefetch {
         }
     }
 
-    /// What can travel now: each input once.
-    pub(crate) fn take(&mut self) -> Vec<(Operand, DeviceId)> {
+    /// Whether [`take`](Self::take) may find something.
+    pub(crate) fn has_any(&self) -> bool {
+        let of_device = |waiting: &BTreeMap<u64, Waiting>| {
+            let mut looked_at = waiting.iter().take(WINDOW);
+            looked_at.any(|(&number, task)| task.free(&self.writes, number).next().is_some())
+        };
+        self.waiting.values().any(of_device) || self.next_undecided().is_some()
+    }
+
+    /// What can travel now: each input once. `foresee` says where a task with several choices is likely to run, if so many waiting tasks as are
+    /// listed come on top of what devices have.
+    pub(crate) fn take(
+        &mut self,
+        mut foresee: impl FnMut(TaskId, &[(DeviceId, usize)]) -> Option<DeviceId>,
+    ) -> Vec<(Operand, DeviceId)> {
+        while let Some((number, id)) = self.next_undecided() {
+            self.undecided.remove(&number);
+            let before = |(&device, waiting): (&DeviceId, &BTreeMap<u64, Waiting>)| {
+                (device, waiting.range(..number).take(WINDOW).count())
+            };
+            let coming: Vec<_> = self.waiting.iter().map(before).collect();
+            if let (Some(device), Some(entry)) = (foresee(id, &coming), self.tasks.get(&id)) {
+                let of_device = self.waiting.entry(device).or_default();
+                of_device.insert(number, Waiting::new(&entry.placing));
+                self.foreseen.insert(number);
+            }
+        }
         let mut found = Vec::new();
         for (&device, waiting) in &mut self.waiting {
             for (&number, task) in waiting.iter_mut().take(WINDOW) {
-                for (operand, asked) in task.placing.operands.iter().zip(&mut task.asked) {
-                    if !*asked && !is_written_before(&self.writes, operand, number) {
-                        *asked = true;
-                        found.push((operand.clone(), device));
-                    }
+                let free: Vec<_> = task.free(&self.writes, number).collect();
+                for k in free {
+                    task.asked[k] = true;
+                    found.push((number, task.placing.operands[k].clone(), device));
                 }
             }
         }
-        found
+        found.sort_by_key(|(number, ..)| *number);
+        let strip = |(_, operand, device)| (operand, device);
+        found.into_iter().map(strip).collect()
+    }
+
+    /// A task with several choices and an input that can travel, if not too many have been foreseen.
+    fn next_undecided(&self) -> Option<(u64, TaskId)> {
+        if self.foreseen.len() >= WINDOW {
+            return None;
+        }
+        let can_travel = |&(&number, id): &(&u64, &TaskId)| {
+            let operands = self.tasks.get(id).map(|entry| &entry.placing.operands);
+            operands.is_some_and(|operands| {
+                let mut inputs = operands.iter().filter(|operand| operand.fetches());
+                inputs.any(|operand| !is_written_before(&self.writes, operand, number))
+            })
+        };
+        let mut looked_at = self.undecided.iter().take(LOOKED_AT);
+        looked_at
+            .find(can_travel)
+            .map(|(&number, &id)| (number, id))
     }
 }
 
 /// Whether a task before `number` has yet to write some of it.
-fn is_written_before(
-    writes: &FxHashMap<ArrayId, BTreeMap<u64, Vec<Region>>>,
-    operand: &Operand,
-    number: u64,
-) -> bool {
+fn is_written_before(writes: &Writes, operand: &Operand, number: u64) -> bool {
     writes.get(&operand.array.id()).is_some_and(|writes| {
         writes
             .range(..number)
@@ -124,3 +198,6 @@ fn is_written_before(
             .any(|region| region.intersection(&operand.region).is_some())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,11 @@ impl Sleep {
         }
     }
 
+    /// Whether somebody sleeps or looks for work.
+    pub(crate) fn is_anybody_free(&self) -> bool {
+        self.n_asleep.load(Ordering::SeqCst) > 0 || self.searching.load(Ordering::SeqCst) > 0
+    }
+
     /// New work for one seat only.
     pub(crate) fn work_added_for(&self, seat: u16) {
         fence(Ordering::SeqCst);
@@ -69,7 +74,7 @@ impl Sleep {
         }
     }
 
-    /// A worker begins to look for work beyond its own queue.
+    /// A worker begins to look for work beyond its own queue, or is about to: until it has found some, work that is added wakes nobody else.
     pub(crate) fn start_searching(&self) {
         self.searching.fetch_add(1, Ordering::SeqCst);
     }

@@ -16,6 +16,9 @@ mod validate;
 
 use choose::Reservation;
 
+/// So many tasks of a device drain without units: one keeps it busy while the next body puts its work behind.
+const DRAINING: usize = 1;
+
 /// Order of service of ready tasks: higher priority first, then first come.
 type Turn = (Reverse<i32>, u64);
 
@@ -36,6 +39,8 @@ enum Stage {
     },
     /// It has them.
     Running { choice: usize },
+    /// Its body has returned and its devices are at work; it gave its units back.
+    Draining { choice: usize },
     /// It gave them back and waits for others.
     Suspended { choice: usize },
 }
@@ -47,6 +52,7 @@ impl Stage {
             Self::Placed { choice }
             | Self::Waiting { choice, .. }
             | Self::Running { choice }
+            | Self::Draining { choice }
             | Self::Suspended { choice } => Some(choice),
         }
     }
@@ -55,7 +61,9 @@ impl Stage {
     fn has_place(self, exclusive: bool) -> bool {
         match self {
             Self::Placed { .. } | Self::Waiting { resumed: false, .. } => true,
-            Self::Waiting { resumed: true, .. } | Self::Running { .. } => !exclusive,
+            Self::Waiting { resumed: true, .. } | Self::Running { .. } | Self::Draining { .. } => {
+                !exclusive
+            }
             Self::Spawned | Self::Pushed { .. } | Self::Suspended { .. } => false,
         }
     }
@@ -82,6 +90,8 @@ struct Occupancy {
     load: usize,
     /// Those of them that are not suspended.
     active: usize,
+    /// Those that drain without units.
+    draining: usize,
 }
 
 #[derive(Debug)]
@@ -105,6 +115,8 @@ pub(super) struct State {
     /// Memory and compute units of each device; nothing is ever taken from those of shared devices.
     ledgers: Vec<Ledger>,
     units: Units,
+    /// Running tasks whose bodies have returned, in that order: they drain as soon as their devices let them.
+    returned: Vec<TaskId>,
     reservation: Option<Reservation>,
     arrivals: u64,
     decisions: u64,
@@ -135,6 +147,7 @@ impl State {
             tasks: FxHashMap::default(),
             pushed: BTreeMap::new(),
             units: Units::default(),
+            returned: Vec::new(),
             reservation: None,
             arrivals: 0,
             decisions: 0,
@@ -253,6 +266,7 @@ impl State {
 
     /// Gives compute units to those whose turn it is; in order of service.
     pub(super) fn grant_units(&mut self) -> Vec<(TaskId, i32)> {
+        self.drain_returned();
         let mut granted = Vec::new();
         while let Some((turn, id)) = self.units.grant(&mut self.ledgers) {
             granted.push((turn, id));
@@ -284,11 +298,46 @@ impl State {
     }
 
     pub(super) fn suspend(&mut self, id: TaskId) {
+        let choice = match self.tasks.get(&id).map(|entry| entry.stage) {
+            Some(Stage::Running { choice }) => {
+                self.release_units(id, choice);
+                choice
+            }
+            Some(Stage::Draining { choice }) => choice,
+            _ => return,
+        };
+        self.returned.retain(|returned| *returned != id);
+        self.set_stage(id, Stage::Suspended { choice });
+    }
+
+    /// The body of a running task has returned, its devices are at work.
+    pub(super) fn returned(&mut self, id: TaskId) {
         if let Some(entry) = self.tasks.get(&id)
-            && let Stage::Running { choice } = entry.stage
+            && let Stage::Running { .. } = entry.stage
         {
-            self.release_units(id, choice);
-            self.set_stage(id, Stage::Suspended { choice });
+            self.returned.push(id);
+        }
+    }
+
+    /// Lets tasks whose bodies have returned drain, `DRAINING` on each of their devices.
+    fn drain_returned(&mut self) {
+        for id in std::mem::take(&mut self.returned) {
+            let Some(Entry {
+                stage: Stage::Running { choice },
+                placing,
+                ..
+            }) = self.tasks.get(&id)
+            else {
+                continue;
+            };
+            let choice = *choice;
+            let full = |d: &DeviceId| self.devices[d.0 as usize].now.draining >= DRAINING;
+            if placing.choices[choice].devices.iter().any(full) {
+                self.returned.push(id);
+            } else {
+                self.release_units(id, choice);
+                self.set_stage(id, Stage::Draining { choice });
+            }
         }
     }
 
@@ -304,8 +353,12 @@ impl State {
                 self.units.remove(turn, &needs);
             }
             Stage::Running { choice } => self.release_units(id, choice),
-            Stage::Spawned | Stage::Placed { .. } | Stage::Suspended { .. } => {}
+            Stage::Spawned
+            | Stage::Placed { .. }
+            | Stage::Draining { .. }
+            | Stage::Suspended { .. } => {}
         }
+        self.returned.retain(|returned| *returned != id);
         if self.reservation.as_ref().is_some_and(|r| r.task == id) {
             self.reservation = None;
         }
@@ -387,5 +440,9 @@ impl Occupancy {
         step(&mut self.places, stage.has_place(exclusive));
         step(&mut self.load, stage.choice().is_some());
         step(&mut self.active, stage.is_active());
+        step(
+            &mut self.draining,
+            exclusive && matches!(stage, Stage::Draining { .. }),
+        );
     }
 }

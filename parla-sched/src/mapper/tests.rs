@@ -128,6 +128,32 @@ fn a_gpu_runs_one_task_that_states_nothing_and_stages_depth_more() {
 }
 
 #[test]
+fn one_task_of_a_gpu_drains_without_units_and_the_next_takes_its_turn() {
+    let mut m = mapper(1, 2);
+    (1..=4).for_each(|n| m.add(n, vec![on(&[1], 0, 10)], 0));
+    assert_eq!((m.go().len(), m.run()), (2, vec![1]));
+    assert_eq!((m.go().len(), m.run()), (1, vec![]));
+    m.returned(id(1));
+    assert_eq!(m.run(), [2]);
+    m.go();
+    m.returned(id(2));
+    assert_eq!((m.run(), m.is_stalled()), (vec![], false));
+    m.end(1);
+    assert_eq!(m.run(), [3]);
+    // One that is cancelled, or waits for others after all, is not in the way.
+    m.returned(id(3));
+    m.removed(id(3), &Nowhere);
+    assert_eq!(m.run(), [4]);
+    m.suspended(id(2));
+    m.returned(id(4));
+    m.ready(id(2), &Nowhere);
+    assert_eq!((m.go(), m.run()), (vec![], vec![2]));
+    m.end(4);
+    m.end(2);
+    assert_eq!((m.loads(), m.ready_tasks()), (vec![0, 0], 0));
+}
+
+#[test]
 fn what_begins_to_run_makes_place_in_the_same_round() {
     let mut m = mapper(1, 1);
     (1..=3).for_each(|n| m.add(n, vec![on(&[1], 0, 0)], 0));

@@ -10,11 +10,30 @@ use crate::policy::View;
 pub(super) struct MapperView<'a> {
     state: &'a State,
     world: &'a dyn World,
+    /// What is likely to come on top of the devices' load, if this is about tasks to come.
+    coming: Option<&'a [(DeviceId, usize)]>,
 }
 
 impl<'a> MapperView<'a> {
     pub(super) fn new(state: &'a State, world: &'a dyn World) -> Self {
-        Self { state, world }
+        Self {
+            state,
+            world,
+            coming: None,
+        }
+    }
+
+    /// Of a time when so many tasks more have come to the devices, and some have gone.
+    pub(super) fn later(
+        state: &'a State,
+        world: &'a dyn World,
+        coming: &'a [(DeviceId, usize)],
+    ) -> Self {
+        Self {
+            state,
+            world,
+            coming: Some(coming),
+        }
     }
 
     /// Asks the world about a choice of a task that is not placed; `otherwise` where there is no such.
@@ -51,11 +70,16 @@ impl View for MapperView<'_> {
     }
 
     fn load(&self, device: DeviceId) -> usize {
-        self.state.load(device)
+        let coming = self.coming.unwrap_or_default().iter();
+        let here = coming.filter(|(coming, _)| *coming == device);
+        self.state.load(device) + here.map(|(_, n)| n).sum::<usize>()
     }
 
     fn fits(&self, task: TaskId, choice: usize) -> bool {
-        self.state.fits(task, choice)
+        match self.coming {
+            None => self.state.fits(task, choice),
+            Some(_) => self.state.could_fit(task, choice),
+        }
     }
 
     fn missing_bytes(&self, task: TaskId, choice: usize) -> u64 {

@@ -15,6 +15,8 @@
 //! priority with the least score; but only a task whose best choice includes the device: another waits for its own best device, which
 //! has a free place and is asked as well. Equal scores: the user's order of choices, then the order of service.
 //!
+//! A task that is not ready is foreseen where its score is least, with the tasks foreseen before it as load.
+//!
 //! Cost of a decision: one look at each different request among the ready tasks of the device (`c`), and `window` tasks times their choices (`k`)
 //! questions about data, `O(c + w (log c + k))`, whatever the number of ready tasks. It ends at the first task that has nothing to be moved,
 //! which no other can beat.
@@ -141,6 +143,16 @@ impl SchedulingPolicy for Locality {
         let (.., assignment) = chosen?;
         self.ready.remove(assignment.task);
         Some(assignment)
+    }
+
+    fn foresee(&self, cx: &SchedCx<'_>, task: TaskId) -> Option<usize> {
+        let choices = cx.task(task)?.choices.iter().enumerate();
+        let score = |(number, choice): (usize, &Choice)| {
+            let transfer_ns = cx.transfer_ns(task, number);
+            (self.wait_ns(cx, choice).saturating_add(transfer_ns), number)
+        };
+        let fitting = choices.filter(|(number, _)| cx.fits(task, *number));
+        fitting.map(score).min().map(|(_, number)| number)
     }
 
     fn on_done(&mut self, cx: &SchedCx<'_>, _task: TaskId, devices: &[DeviceId], exec_ns: u64) {

@@ -18,12 +18,12 @@ mod pause;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
 use parla_core::{Attrs, Claim, DeviceId, MachineModel, Ready, TaskId};
-use parla_data::{DataError, Ended, Operand, Staged, Store};
+use parla_data::{DataError, Ended, Staged, Store};
 use parla_device::{DeviceError, Event, Stream};
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
@@ -33,7 +33,7 @@ use super::shared::Shared;
 use super::{Executor, SpawnError};
 use crate::mapper::{Mapper, Placed, PolicyFault, World};
 use crate::prefetch::Prefetch;
-use crate::{Assigned, Placing};
+use crate::{Assigned, Placing, Runahead};
 
 pub(super) struct Places {
     pub(super) store: Arc<Store>,
@@ -44,6 +44,8 @@ pub(super) struct Places {
     /// Several CPU devices: each has one worker, of the same number.
     one_worker_per_cpu: bool,
     counts: Box<[Counts]>,
+    /// Something has changed since somebody last looked which inputs can travel early.
+    inputs_due: AtomicBool,
 }
 
 /// By device.
@@ -51,6 +53,8 @@ pub(super) struct Places {
 struct Counts {
     tasks: AtomicU64,
     busy_ns: AtomicU64,
+    /// When it was done with the last task that drained: what came after waited in its queues until then.
+    done_at: Mutex<Option<Instant>>,
 }
 
 /// What the mapper is to hear.
@@ -58,6 +62,7 @@ enum News {
     Spawned(TaskId, Arc<Placing>, i32),
     Ready(TaskId),
     Staged(TaskId),
+    Returned(TaskId),
     Suspended(TaskId),
     Ended(TaskId, u64),
     Removed(TaskId),
@@ -111,7 +116,6 @@ struct Round {
     placed: Vec<Placed>,
     faults: Vec<PolicyFault>,
     runnable: Vec<(TaskId, i32)>,
-    prefetch: Vec<(Operand, DeviceId)>,
 }
 
 /// What the lock guards.
@@ -135,6 +139,7 @@ impl Places {
             store: placement.store,
             inbox: Mutex::default(),
             flights: Mutex::default(),
+            inputs_due: AtomicBool::new(false),
         }
     }
 
@@ -143,6 +148,17 @@ impl Places {
         self.inbox
             .lock()
             .push(News::Spawned(id, Arc::clone(placing), priority));
+    }
+
+    /// How long its devices were busy with a task: not while what came before it on them was going on.
+    fn busy_ns(&self, assigned: &Assigned) -> u64 {
+        let mut since = None;
+        for device in &assigned.devices {
+            let mut done_at = self.counts[device.0 as usize].done_at.lock();
+            since = since.max(*done_at);
+            *done_at = (*done_at).max(assigned.drained_at());
+        }
+        assigned.busy_ns(since)
     }
 
     fn check_data(&self, placing: &Placing) -> Result<(), PlacingError> {
@@ -198,6 +214,7 @@ impl Places {
                     mapper.ready(id, &world);
                 }
                 News::Staged(id) => mapper.staged(id),
+                News::Returned(id) => mapper.returned(id),
                 News::Suspended(id) => mapper.suspended(id),
                 News::Ended(id, exec_ns) => {
                     prefetch.ended(id);
@@ -220,8 +237,16 @@ impl Places {
             }
         }
         round.runnable = mapper.take_runnable();
-        round.prefetch = prefetch.take();
+        if prefetch.has_any() {
+            self.inputs_due.store(true, Ordering::SeqCst);
+        }
         Some(round)
+    }
+
+    /// Whether inputs of tasks that still wait may have to be sent on their way.
+    #[inline]
+    pub(super) fn inputs_due(&self) -> bool {
+        self.inputs_due.load(Ordering::SeqCst)
     }
 }
 
@@ -259,13 +284,14 @@ impl<E: Executor> Shared<E> {
         self.tell(News::Suspended(id));
     }
 
-    /// A placed task has ended: its data is newest where it ran, or nowhere. Called before its dependents hear of the end.
+    /// A placed task has ended: its data is newest where it ran, or nowhere. Called before its dependents hear of the end; the mapper hears of
+    /// it with the [next news](Self::hear_late_news).
     pub(super) fn placed_ended(&self, id: TaskId, well: bool) {
         let places = self.places();
         let flight = places.flights.lock().remove(&id);
         let mut exec_ns = 0;
         if let Some(Flight::Assigned { assigned, .. }) = flight {
-            exec_ns = assigned.busy_ns();
+            exec_ns = places.busy_ns(&assigned);
             for device in &assigned.devices {
                 let counts = &places.counts[device.0 as usize];
                 counts.tasks.fetch_add(1, Ordering::Relaxed);
@@ -277,7 +303,8 @@ impl<E: Executor> Shared<E> {
                 Ended::Badly(format!("{} failed", self.executor.name_of(id)))
             });
         }
-        self.tell(News::Ended(id, exec_ns));
+        // Heard together with what becomes ready by it: the caller sees to that.
+        places.inbox.lock().push(News::Ended(id, exec_ns));
     }
 
     /// What a worker needs to start the task.
@@ -299,6 +326,10 @@ impl<E: Executor> Shared<E> {
 
     /// The body of a placed task has returned; it is run a last time when its devices are done.
     pub(super) fn placed_drains(&self, id: TaskId, events: Vec<Arc<dyn Event>>) {
+        let blocks = |flight: &Flight| matches!(flight, Flight::Assigned { assigned, .. } if assigned.runahead == Runahead::Blocking);
+        if !self.places().flights.lock().get(&id).is_some_and(blocks) {
+            self.tell(News::Returned(id));
+        }
         self.when_done(events, move |shared, error| {
             let attrs = shared.note_drained(id, error);
             if let Some(Ready { id, .. }) = shared.graph.resume(id) {
@@ -310,7 +341,13 @@ impl<E: Executor> Shared<E> {
     /// The devices of a task have done what its body gave them. Returns how it is to be queued.
     pub(super) fn note_drained(&self, id: TaskId, error: Option<DeviceError>) -> Attrs {
         match self.places().flights.lock().get_mut(&id) {
-            Some(Flight::Assigned { attrs, drained, .. }) => {
+            Some(Flight::Assigned {
+                attrs,
+                drained,
+                assigned,
+                ..
+            }) => {
+                assigned.devices_done();
                 *drained = Some(error.map_or(Ok(()), Err));
                 *attrs
             }
@@ -359,6 +396,11 @@ impl<E: Executor> Shared<E> {
 
     /// Lets the mapper hear what was posted and does what it decides.
     fn work_through(&self) {
+        self.work_through_news();
+        self.see_to_inputs();
+    }
+
+    fn work_through_news(&self) {
         // Counted as an actor between the decision and what is done about it.
         let _actor = self.act();
         while let Some(round) = self.places().round() {
@@ -373,8 +415,38 @@ impl<E: Executor> Shared<E> {
             for (task, priority) in round.runnable {
                 self.queue_runnable(task, priority);
             }
-            for (operand, device) in round.prefetch {
-                self.places().store.prefetch(&operand, device);
+        }
+    }
+
+    /// Sees to it that inputs of tasks that still wait are sent on their way, beside what is ready to run: by a worker that has nothing to do, else here.
+    #[inline]
+    pub(super) fn see_to_inputs(&self) {
+        if !self.places().inputs_due() {
+            return;
+        }
+        if self.sleep.is_anybody_free() {
+            self.sleep.work_added();
+        } else {
+            self.send_inputs();
+        }
+    }
+
+    /// Sends on their way those inputs of waiting tasks that can travel.
+    #[cold]
+    pub(super) fn send_inputs(&self) {
+        let places = self.places();
+        let _actor = self.act();
+        while places.inputs_due.swap(false, Ordering::SeqCst) {
+            let found = {
+                let Desk { mapper, prefetch } = &mut *places.desk.lock();
+                prefetch.take(|id, taken| mapper.foresee(id, taken, &Outlook(places)))
+            };
+            for (operand, device) in found {
+                places.store.prefetch(&operand, device);
+            }
+            // Who came meanwhile found the lock taken.
+            if !places.inbox.lock().is_empty() {
+                self.work_through_news();
             }
         }
     }

@@ -9,7 +9,7 @@ use parla_core::{
     Claim, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent,
 };
 
-use super::places::Boarding;
+use super::places::{Boarding, Places};
 use super::shared::{SeatShared, Shared, bump, unbump};
 use parla_data::DataError;
 use parla_device::DeviceError;
@@ -98,6 +98,8 @@ pub struct Cx<'a, E: Executor> {
     ahead: Cell<bool>,
     /// How its devices ended, if it waited for them.
     drained: RefCell<Option<Result<(), DeviceError>>>,
+    /// It counts as searching already.
+    looks: Cell<bool>,
     completed: RefCell<Completed<E::Body>>,
 }
 
@@ -112,6 +114,7 @@ pub(super) fn main<E: Executor>(shared: &Arc<Shared<E>>) {
         assigned: RefCell::default(),
         ahead: Cell::default(),
         drained: RefCell::default(),
+        looks: Cell::default(),
         completed: RefCell::default(),
     };
     let mut fresh = true;
@@ -289,10 +292,17 @@ impl<'a, E: Executor> Cx<'a, E> {
         if self.shared.stopping.load(Ordering::Relaxed) {
             return None;
         }
+        let looks = self.looks.take();
         if let Some(found) = self.with_seat(|seat| self.shared.take_near(seat)) {
+            if looks {
+                self.shared.found_work();
+            }
             return Some(found);
         }
         self.shared.executor.pause(thread);
+        if !looks {
+            self.shared.sleep.start_searching();
+        }
         self.with_seat(|seat| self.shared.search(thread, seat))
     }
 
@@ -339,6 +349,11 @@ impl<'a, E: Executor> Cx<'a, E> {
             shared.executor.run(thread, self, id, body)
         };
 
+        if placed && self.has_seat() {
+            // It will look for work next, and needs no help with the one task that this makes ready.
+            shared.sleep.start_searching();
+            self.looks.set(true);
+        }
         let held_ns = || shared.executor.held_ns(thread);
         let mut completed = self.completed.borrow_mut();
         let mut n_ended = 1;
@@ -388,6 +403,9 @@ impl<'a, E: Executor> Cx<'a, E> {
                 });
             });
             self.settle(&mut own, n_ended);
+        }
+        if placed {
+            shared.hear_late_news(); // of its own end, if nobody was told who waited for it
         }
     }
 
@@ -451,6 +469,7 @@ impl<'a, E: Executor> Cx<'a, E> {
         self.with_cache(|cache| shared.graph.finish(cache, number, &mut completed));
         shared.end_ahead(id, well);
         self.settle(&mut completed, 1);
+        shared.hear_late_news();
     }
 
     fn trace_end(
@@ -526,14 +545,31 @@ impl<E: Executor> Shared<E> {
         self.take_own(seat)
     }
 
-    /// Looks everywhere, sleeps while there is nothing anywhere. `None`: the runtime stops.
+    /// A worker that counted as searching has found something.
+    fn found_work(&self) {
+        self.sleep
+            .found_work(|| self.common_queues_empty() && !self.inputs_due());
+        if self.inputs_due() && !self.sleep.is_anybody_free() {
+            self.send_inputs();
+        }
+    }
+
+    /// Whether inputs of tasks that still wait may have to be sent on their way.
+    #[inline]
+    fn inputs_due(&self) -> bool {
+        self.places.as_ref().is_some_and(Places::inputs_due)
+    }
+
+    /// Looks everywhere, sleeps while there is nothing anywhere. `None`: the runtime stops. The caller counts as searching.
     fn search(&self, thread: &mut E::Thread, seat: &mut Seat) -> Option<Found> {
         self.check_idle();
-        self.sleep.start_searching();
         let mut rounds = 0;
         loop {
             if self.stopping.load(Ordering::SeqCst) {
                 return None;
+            }
+            if self.inputs_due() && self.common_queues_empty() {
+                self.send_inputs();
             }
             if !self.nothing_for(seat.index) {
                 self.executor.prepare(thread);
@@ -542,7 +578,7 @@ impl<E: Executor> Shared<E> {
                     .or_else(|| self.take_common(seat).map(Found::from))
                     .or_else(|| self.take_any(seat));
                 if found.is_some() {
-                    self.sleep.found_work(|| self.common_queues_empty());
+                    self.found_work();
                     return found;
                 }
                 self.executor.pause(thread); // somebody else was faster
@@ -558,8 +594,11 @@ impl<E: Executor> Shared<E> {
             }
             rounds = 0;
             bump(&self.seats[usize::from(seat.index)].counts.parks, 1);
-            let nothing_left =
-                || self.nothing_for(seat.index) && !self.stopping.load(Ordering::SeqCst);
+            let nothing_left = || {
+                self.nothing_for(seat.index)
+                    && !self.inputs_due()
+                    && !self.stopping.load(Ordering::SeqCst)
+            };
             self.sleep
                 .park(seat.index, nothing_left, || self.check_quiet());
         }

@@ -77,6 +77,12 @@ impl State {
         self.choice_fits(choice) && !self.is_barred(*turn, choice)
     }
 
+    /// Whether a choice of a task that is not placed can ever be served.
+    pub(in crate::mapper) fn could_fit(&self, id: TaskId, choice: usize) -> bool {
+        let choice = self.unplaced(id).and_then(|p| p.choices.get(choice));
+        choice.is_some_and(|choice| self.check_choice(choice).is_ok())
+    }
+
     fn choice_fits(&self, choice: &Choice) -> bool {
         // A choice that can never be served never fits: it may have fewer claims than devices, or devices that are not there.
         let is_free = |(&device, claim): (&DeviceId, &Claim)| {

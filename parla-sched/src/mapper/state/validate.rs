@@ -40,6 +40,12 @@ impl State {
                 }
             }
         }
+        for id in &self.returned {
+            let stage = self.tasks.get(id).map(|entry| entry.stage);
+            if !matches!(stage, Some(Stage::Running { .. })) {
+                return Err(format!("{id} has returned and is {stage:?}"));
+            }
+        }
         if n_pushed != self.pushed.len() || n_waiting != self.units.len() {
             return Err(format!(
                 "{n_pushed} tasks are ready, {} have a turn; {n_waiting} want units, {} are queued for them",

@@ -128,6 +128,52 @@ fn bodies_run_while_the_first_kernel_is_held_up() {
     });
 }
 
+/// Where bodies touch arrays themselves: no dependent begins before the end, but others do.
+#[test]
+fn an_unordered_body_begins_while_the_kernel_before_it_is_at_work() {
+    limited(|| {
+        let world = World::new(1, 1 << 20, "locality");
+        let (first, second) = (Numbers::new(8), Numbers::new(8));
+        let second_began = Gate::default();
+        let (opens, waits) = (second_began.clone(), second_began);
+        let placing = world.placing(&[0], vec![first.operand(0..8, Access::InOut)]);
+        let change = move |numbers: &[AtomicU64]| {
+            waits.pass();
+            times(1, 1)(numbers);
+        };
+        kernel(&world, &[], placing, || (), change);
+        let placing = world.placing(&[0], vec![second.operand(0..8, Access::InOut)]);
+        kernel(&world, &[], placing, move || opens.open(), times(1, 2));
+        world.finish();
+        assert_eq!((first.values(), second.values()), (vec![1; 8], vec![2; 8]));
+    });
+}
+
+/// The first task ends when the input of the second has been brought to a GPU, which nobody has chosen yet.
+#[test]
+fn the_input_of_a_task_with_a_choice_travels_while_it_waits() {
+    limited(|| {
+        let world = World::new(2, 1 << 20, "locality");
+        let (first, second) = (Numbers::new(8), Numbers::new(8));
+        let store = Arc::clone(&world.store);
+        let has_come = move || {
+            let memories = store.stats().memories;
+            memories.iter().map(|memory| memory.n_copies).sum::<u64>() >= 2
+        };
+        let placing = world.placing(&[0], vec![first.operand(0..8, Access::InOut)]);
+        let wait = move || {
+            while !has_come() {
+                std::thread::yield_now();
+            }
+        };
+        let before = kernel(&world, &[], placing, wait, times(1, 1));
+        let placing = world.placing(&[0, 1], vec![second.operand(0..8, Access::InOut)]);
+        kernel(&world, &[before], placing, || (), times(1, 2));
+        world.finish();
+        assert_eq!((first.values(), second.values()), (vec![1; 8], vec![2; 8]));
+    });
+}
+
 #[test]
 fn who_is_not_in_the_order_of_streams_waits_for_the_end() {
     limited(|| {

@@ -57,7 +57,7 @@ pub(super) fn block_over(memory: &Arc<[AtomicU64]>) -> Arc<Block> {
 
 pub(super) struct World {
     pub(super) rt: Rt,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     gpus: Vec<DeviceId>,
 }
 
