@@ -18,6 +18,7 @@ __all__ = [
     "after_fork",
     "assignment",
     "before_fork",
+    "box_view",
     "check_policy",
     "configure_machine",
     "copy_strided",
