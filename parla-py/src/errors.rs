@@ -1,6 +1,6 @@
 //! The package's exceptions, raised from Rust.
 
-use parla_data::DataError;
+use parla_data::{DataError, Operand};
 use parla_device::DeviceError;
 use parla_sched::PlacingError;
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
@@ -111,23 +111,27 @@ pub(crate) fn add_note(exception: &Bound<'_, PyBaseException>, note: &str) {
     drop(added); // a note is a kindness; the exception itself must not be lost over it
 }
 
-/// What to do about an exception of another library whose text doesn't tell a body that runs in a task; `uses_arrays`: the task has operands.
-pub(crate) fn advice(
-    error: &Bound<'_, PyBaseException>,
-    uses_arrays: bool,
-) -> Option<&'static str> {
+/// What to do about an exception of another library whose text doesn't tell a body that runs in a task; `operands`: the task's.
+pub(crate) fn advice(error: &Bound<'_, PyBaseException>, operands: &[Operand]) -> Option<String> {
     let is = |text: &str| error.str().is_ok_and(|found| found == text);
-    if error.is_instance_of::<PyValueError>() && uses_arrays {
+    if error.is_instance_of::<PyValueError>() && !operands.is_empty() {
         let read_only =
             is("assignment destination is read-only") || is("output array is read-only");
-        return read_only.then_some(
-            "what a task names as input is read-only in it: name it as inout (or output) to write it",
-        );
+        let inputs: Vec<_> = operands
+            .iter()
+            .filter(|operand| !operand.access.writes())
+            .map(|operand| format!("{}{}", operand.array.name(), operand.region))
+            .collect();
+        return (read_only && !inputs.is_empty()).then(|| {
+            format!(
+                "what a task names as input is read-only in it, here {}: name it as inout (or output) to write it",
+                inputs.join(", ")
+            )
+        });
     }
     if error.is_instance_of::<PyRuntimeError>() && is("no running event loop") {
-        return Some(
-            "a task is not driven by asyncio: it can await tasks; what asyncio awaits runs in a loop of its own (asyncio.run)",
-        );
+        let advice = "a task is not driven by asyncio: it can await tasks; what asyncio awaits runs in a loop of its own (asyncio.run)";
+        return Some(advice.to_owned());
     }
     None
 }

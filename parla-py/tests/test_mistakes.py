@@ -38,15 +38,15 @@ def test_writing_into_the_view_of_an_input(two_gpus):
     numpy = pytest.importorskip("numpy")
     from parla import asarray
 
-    p = asarray(numpy.zeros(4))
+    p, q = asarray(numpy.zeros(4), name="read"), asarray(numpy.zeros(4), name="changed")
     own = numpy.zeros(4)
     own.flags.writeable = False
 
     def assigns():
-        p.array[0] = 1
+        p[:3].array[0] = 1
 
     def adds():
-        x = p.array
+        x = p[:3].array
         x += 1
 
     def of_its_own():
@@ -58,10 +58,15 @@ def test_writing_into_the_view_of_an_input(two_gpus):
     with Parla(workers=2):
         for body in (assigns, adds):
             for place in (gpu, None):
-                task = spawn(placement=place, input=[p])(body)
+                q[...] = 0  # what a failed task was to change is lost
+                task = spawn(placement=place, input=[p[:3]], inout=[q])(body)
                 assert isinstance(task.exception(20), ValueError)
-                assert "name it as inout (or output) to write it" in notes(task.exception())
+                assert "read[0:3]: name it as inout (or output) to write it" in notes(task.exception())
+                assert body.__name__ in notes(task.exception())
+                assert "changed" not in notes(task.exception())
         assert "inout" not in notes(spawn()(of_its_own).exception(20))
+        q[...] = 0
+        assert "inout" not in notes(spawn(inout=[q])(of_its_own).exception(20))
         assert "inout" not in notes(spawn(input=[p])(other).exception(20))
     assert p.tolist() == [0] * 4
 

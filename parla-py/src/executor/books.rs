@@ -161,8 +161,12 @@ impl PyExecutor {
         let note = format!("in task {}", task.get().describe(py));
         let error: Py<PyBaseException> = error.into_value(py);
         errors::add_note(error.bind(py), &note);
-        if let Some(advice) = errors::advice(error.bind(py), task.get().has_uses) {
-            errors::add_note(error.bind(py), advice);
+        let operands = {
+            let core = task.get().core.lock();
+            core.uses.as_ref().map(|uses| Arc::clone(&uses.operands))
+        };
+        if let Some(advice) = errors::advice(error.bind(py), &operands.unwrap_or_default()) {
+            errors::add_note(error.bind(py), &advice);
         }
         Task::end(task.bind(py), Outcome::Failed(error));
         let number = self.n_failed.fetch_add(1, Ordering::Relaxed);
