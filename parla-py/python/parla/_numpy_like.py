@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from parla import _dispatch, _reach
 from parla._dispatch import localize
 from parla._operators import ArrayOperators
 from parla._roots import to_numpy
+from parla._shaped import Shaped
 
 __all__ = ["NumPyLike"]
 
@@ -17,31 +19,31 @@ __all__ = ["NumPyLike"]
 _CHANGING = frozenset({"fill", "sort", "partition", "put", "setfield", "itemset", "byteswap"})
 
 
-class NumPyLike(ArrayOperators):
+class NumPyLike(ArrayOperators, Shaped, ABC):
     """Operators, conversions and NumPy's functions for a class that gives its local contents."""
 
     __slots__ = ()
 
-    shape: tuple[int, ...]
     _picked: Any
 
     # What the subclass has.
 
     @property
+    @abstractmethod
     def array(self) -> Any:
         """The local view."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self) -> Any:
         """The local contents, for reading."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _reach(self, access: str) -> Any:
         """The local view, before elements or fields are picked; `access` is as in `_reach.reach`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __getitem__(self, key: Any) -> Any:
-        raise NotImplementedError
+        """A part of it."""
 
     # NumPy.
 

@@ -90,24 +90,6 @@ class PArray(NumPyLike):
         return self._root.name
 
     @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        n = 1
-        for length in self.shape:
-            n *= length
-        return n
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes per element."""
-        return int(self.dtype.itemsize)
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the whole array, also when this is a view of a part: `subarray_nbytes` is for that."""
         return int(self._root.host.nbytes)
