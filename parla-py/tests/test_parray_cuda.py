@@ -160,6 +160,71 @@ def test_other_libraries(cuda):
     )
 
 
+def test_libraries_that_speak_dlpack_only(cuda):
+    cuda(
+        """
+        import gc
+        from parla import _dlpack
+
+        class Speaks:
+            "An array of a library without __cuda_array_interface__."
+            def __init__(self, x, old=False):
+                self.x, self.old, self.streams = x, old, []
+            def __dlpack__(self, *, stream=None, **options):
+                if self.old and options:
+                    raise TypeError("unexpected keyword argument")
+                self.streams.append(stream)
+                return self.x.__dlpack__(stream=stream, **options)
+            def __dlpack_device__(self):
+                return self.x.__dlpack_device__()
+
+        p = asarray(np.arange(12.0).reshape(3, 4))
+        wanted = [[6, 4], [10, 8]]
+
+        def body():
+            x = p[1:, 2::-2].array
+            for old in (False, True):
+                theirs = Speaks(x, old)
+                assert array.is_array(theirs)
+                assert array.get_memory(theirs).device == gpu(1)
+                assert array.storage_size(theirs) == 32
+                assert array.asnumpy(theirs).tolist() == wanted
+                assert set(theirs.streams) == {1}
+                array.copy(theirs, 1.5)
+                assert x.copy_to_host().tolist() == [[1.5] * 2] * 2
+                array.copy(theirs, np.array(wanted))
+            made = asarray(Speaks(x)), asarray(Speaks(empty((0, 3), "i4")))
+            return made
+
+        def reads():
+            try:
+                array.copy(Speaks(p.array), 0)
+            except ValueError as error:
+                return str(error)
+
+        class Strange(Speaks):
+            def __dlpack__(self, **options):
+                return "no capsule"
+
+        with Parla():
+            q, none = run(gpu(1), body, inout=[p])
+            assert q.tolist() == wanted
+            assert (none.shape, none.dtype) == ((0, 3), np.int32)
+            assert "read-only" in run(gpu(1), reads, input=[p])
+            for wrong, text in ((Strange(empty(3, device=gpu(0))), "no capsule"), (Speaks(empty(3, device=gpu(0))), None)):
+                try:
+                    asarray(wrong)
+                except TypeError as error:
+                    assert text in str(error) and "Strange" in str(error)
+                else:
+                    assert text is None
+        del wrong, body
+        gc.collect()
+        assert not _dlpack._lent, "what was lent has been given back"
+        """
+    )
+
+
 def test_copies_between_gpus_and_the_host(cuda):
     cuda(
         """

@@ -1,11 +1,11 @@
-"""DLPack capsules for arrays that are known by address, shape and strides."""
+"""DLPack capsules: made for arrays that are known by address, shape and strides, and taken from other libraries."""
 
 from __future__ import annotations
 
 import ctypes
 from typing import Any
 
-__all__ = ["capsule"]
+__all__ = ["Taken", "capsule", "take"]
 
 _CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}
 
@@ -68,6 +68,8 @@ class _Versioned(ctypes.Structure):
 
 _NAME = b"dltensor"
 _VERSIONED_NAME = b"dltensor_versioned"
+# What a capsule is called once somebody has taken what is in it; capsules keep the address of their name, not a copy.
+_USED = {name: ctypes.create_string_buffer(b"used_" + name) for name in (_NAME, _VERSIONED_NAME)}
 _READ_ONLY = 1
 _Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -80,6 +82,9 @@ _is_valid.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype = ctypes.c_void_p
 _pointer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+_rename = ctypes.pythonapi.PyCapsule_SetName
+_rename.restype = ctypes.c_int
+_rename.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 # What consumers still use: the structure's address -> all that it points to and the array itself.
 _lent: dict[int, tuple[Any, ...]] = {}
@@ -136,3 +141,54 @@ def capsule(a: Any, device: tuple[int, int], versioned: bool) -> Any:
     address = ctypes.addressof(managed)
     _lent[address] = (managed, shape, strides, a)
     return _new_capsule(address, _VERSIONED_NAME if versioned else _NAME, _DROP)
+
+
+class Taken:
+    """Memory that another library has lent: given back when this is dropped."""
+
+    __slots__ = ("__weakref__", "_managed", "pointer", "read_only", "shape", "strides", "typestr")
+
+    def __init__(self, managed: Any, typestr: str) -> None:
+        """Describe what is in a capsule; `typestr` is the type of its elements in NumPy's words."""
+        tensor = managed.tensor
+        shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+        itemsize = tensor.dtype.bits // 8
+        self._managed = managed
+        self.pointer: int = (tensor.data or 0) + tensor.byte_offset
+        self.read_only = isinstance(managed, _Versioned) and bool(managed.flags & _READ_ONLY)
+        self.shape: tuple[int, ...] = shape
+        self.strides: tuple[int, ...] | None = (
+            tuple(tensor.strides[i] * itemsize for i in range(tensor.ndim)) if tensor.strides else None
+        )
+        """Bytes from one element to the next along each dimension; None: without gaps, the last dimension fastest."""
+        self.typestr = typestr
+
+    def __del__(self) -> None:
+        if self._managed.deleter:
+            _Callback(self._managed.deleter)(ctypes.addressof(self._managed))
+
+
+def take(found: Any) -> Taken:
+    """What a capsule of another library describes, which is this process's from now on.
+
+    Raises:
+        TypeError: it is no such capsule, or its elements have no counterpart in NumPy.
+    """
+    for name, kind in ((_VERSIONED_NAME, _Versioned), (_NAME, _Managed)):
+        if type(found).__name__ == "PyCapsule" and _is_valid(id(found), name):
+            break
+    else:
+        raise TypeError(
+            f"__dlpack__ gave {type(found).__name__}, which is no capsule with an array that nobody has taken"
+        )
+    managed: Any = kind.from_address(_pointer(id(found), name))
+    if kind is _Versioned and managed.major != 1:
+        raise TypeError(f"its __dlpack__ speaks version {managed.major}.{managed.minor}; version 1 is understood here")
+    element = managed.tensor.dtype
+    kinds = {code: letter for letter, code in _CODES.items()}
+    if element.code not in kinds or element.lanes != 1 or element.bits % 8:
+        raise TypeError(
+            f"NumPy has no type for its elements (DLPack's code {element.code}, {element.bits} bits, {element.lanes} lanes)"
+        )
+    _rename(found, ctypes.cast(_USED[name], ctypes.c_char_p))
+    return Taken(managed, f"={kinds[element.code]}{element.bits // 8}")

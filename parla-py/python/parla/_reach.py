@@ -11,6 +11,7 @@ from parla import _native
 HOST = 0
 DLPACK_CPU = 1
 DLPACK_CUDA = 2
+DLPACK_CUDA_MANAGED = 13
 
 
 class Borrowed:

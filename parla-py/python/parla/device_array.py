@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parla import _dlpack, _native, _reach, _views
+from parla._shaped import Shaped
 
 if TYPE_CHECKING:
     import numpy
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["DeviceArray", "empty", "over", "wrap"]
 
 
-class DeviceArray:
+class DeviceArray(Shaped):
     """An array in the memory of a device; `empty` makes new ones, ``PArray.array`` gives those of a task.
 
     It does no arithmetic. Copies wait until they are done.
@@ -46,24 +47,6 @@ class DeviceArray:
         self.strides = strides
         self._keep = keep
         self.writable = writable
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        n = 1
-        for length in self.shape:
-            n *= length
-        return n
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes per element."""
-        return int(self.dtype.itemsize)
 
     @property
     def nbytes(self) -> int:
@@ -228,7 +211,7 @@ def wrap(a: Any) -> DeviceArray:
     number = _reach.number_of_foreign(a)
     interface = getattr(a, "__cuda_array_interface__", None)
     if interface is None:
-        raise TypeError(f"{type(a).__name__} is on a GPU and has no __cuda_array_interface__")
+        return _wrap_dlpack(a, number)
     dtype = numpy.dtype(interface["typestr"])
     if dtype.kind == "V" and interface.get("descr"):
         dtype = numpy.dtype(interface["descr"])
@@ -237,3 +220,32 @@ def wrap(a: Any) -> DeviceArray:
     strides = interface.get("strides") or dense_strides(shape, dtype.itemsize)
     _reach.synchronize_foreign(a, interface.get("stream"), number)
     return DeviceArray(number, int(pointer or 0), shape, dtype, tuple(strides), a, not read_only)
+
+
+#: CUDA's legacy default stream, as DLPack and CUDA itself write it.
+_DEFAULT_STREAM = 1
+
+
+def _wrap_dlpack(a: Any, number: int) -> DeviceArray:
+    """The same for an array that speaks DLPack only: its library is asked to have it ready on the default stream."""
+    import numpy
+
+    export = getattr(a, "__dlpack__", None)
+    if export is None:
+        raise TypeError(f"{type(a).__name__} is on a GPU and has neither __cuda_array_interface__ nor __dlpack__")
+    kind = int(a.__dlpack_device__()[0])
+    if kind not in (_reach.DLPACK_CUDA, _reach.DLPACK_CUDA_MANAGED):
+        raise TypeError(f"{type(a).__name__} is on a device of DLPack's kind {kind}; GPUs here are CUDA's")
+    _reach.synchronize()
+    try:
+        capsule = export(stream=_DEFAULT_STREAM, max_version=(1, 0))
+    except TypeError:  # libraries from before version 1 don't know the argument
+        capsule = export(stream=_DEFAULT_STREAM)
+    try:
+        taken = _dlpack.take(capsule)
+    except TypeError as error:
+        raise TypeError(f"{type(a).__name__}: {error}") from None
+    _native.synchronize_raw(number, _DEFAULT_STREAM)
+    dtype = numpy.dtype(taken.typestr)
+    strides = dense_strides(taken.shape, dtype.itemsize) if taken.strides is None else taken.strides
+    return DeviceArray(number, taken.pointer, taken.shape, dtype, strides, taken, not taken.read_only)
