@@ -31,4 +31,4 @@ pub use machine::{DeviceModel, Link, MachineModel, MemoryModel};
 pub use region::{Access, Region};
 pub use resources::{Claim, ClaimError, Ledger, Vcus};
 pub use state::TaskState;
-pub use trace::{TraceEvent, TraceRecord};
+pub use trace::{TraceEvent, TraceRecord, TraceUse};

@@ -40,6 +40,18 @@ pub enum ClaimError {
         /// What the whole device has.
         capacity: Vcus,
     },
+    /// More memory than the device has beside what is reserved for the program's own use.
+    #[error(
+        "task claims {wanted} bytes of memory, the device has {capacity}, of which {held} are reserved"
+    )]
+    Reserved {
+        /// What the task asks for, in bytes.
+        wanted: u64,
+        /// What the whole device has, in bytes.
+        capacity: u64,
+        /// What is reserved, in bytes.
+        held: u64,
+    },
     /// More memory than the device has.
     #[error("task claims {wanted} bytes of memory, the device has {capacity}")]
     Memory {
@@ -84,6 +96,14 @@ impl Ledger {
     /// # Errors
     /// [`ClaimError`] with both numbers when it could not.
     pub fn check(&self, claim: &Claim) -> Result<(), ClaimError> {
+        self.check_beside(claim, 0)
+    }
+
+    /// Whether `claim` could be granted on a device of which nothing but `held` bytes of memory is taken. Those are in somebody else's account.
+    ///
+    /// # Errors
+    /// [`ClaimError`] with the numbers when it could not.
+    pub fn check_beside(&self, claim: &Claim, held: u64) -> Result<(), ClaimError> {
         if claim.vcus > self.capacity.vcus {
             return Err(ClaimError::Vcus {
                 wanted: claim.vcus,
@@ -96,14 +116,28 @@ impl Ledger {
                 capacity: self.capacity.memory,
             });
         }
+        if claim.memory > self.capacity.memory.saturating_sub(held) {
+            return Err(ClaimError::Reserved {
+                wanted: claim.memory,
+                capacity: self.capacity.memory,
+                held,
+            });
+        }
         Ok(())
     }
 
     /// Whether `claim` fits into what is free now.
     #[must_use]
     pub fn fits(&self, claim: &Claim) -> bool {
+        self.fits_beside(claim, 0)
+    }
+
+    /// Whether `claim` fits into what is free now, of which `held` bytes of memory are taken in somebody else's account.
+    #[must_use]
+    pub fn fits_beside(&self, claim: &Claim, held: u64) -> bool {
+        let free = self.capacity.memory - self.claimed.memory;
         claim.vcus.0 <= self.capacity.vcus.0 - self.claimed.vcus.0
-            && claim.memory <= self.capacity.memory - self.claimed.memory
+            && (claim.memory == 0 || claim.memory <= free.saturating_sub(held))
     }
 
     /// Grants `claim` if it fits into what is free now.

@@ -1,6 +1,6 @@
 //! What happened, as plain data. Times are arguments: whoever records them owns the clock.
 
-use crate::{Claim, DeviceId, TaskId};
+use crate::{Access, Claim, DeviceId, MemoryId, Region, TaskId};
 
 /// One step in the life of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,27 @@ impl TraceEvent {
     }
 }
 
+/// How a body used one operand, when it began or went on. A version is the number of a write, 0 that of the contents with which the array came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceUse {
+    /// The array's number.
+    pub array: u64,
+    /// The array's name.
+    pub name: String,
+    /// The box it uses.
+    pub region: Region,
+    /// What for.
+    pub access: Access,
+    /// Whether it uses every element of the box.
+    pub exact: bool,
+    /// The memory where it does that.
+    pub memory: MemoryId,
+    /// What it finds there, if it reads: the boxes and their versions; `None`: nobody ever wrote there or copied anything to it.
+    pub finds: Vec<(Region, Option<u64>)>,
+    /// The version of what it writes once it has ended well; before, it is one less.
+    pub writes: Option<u64>,
+}
+
 /// One line of a trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceRecord {
@@ -59,8 +80,14 @@ pub struct TraceRecord {
     pub worker: Option<u32>,
     /// For [`TraceEvent::Spawned`]: the dependencies; for [`TraceEvent::Suspended`]: the awaited tasks.
     pub tasks: Vec<TaskId>,
+    /// For [`TraceEvent::Spawned`]: the task whose body spawned it, if one did.
+    pub parent: Option<TaskId>,
+    /// For [`TraceEvent::Running`] and [`TraceEvent::Resumed`] of tasks that a policy placed: the arrays it uses from here on.
+    pub uses: Vec<TraceUse>,
     /// For [`TraceEvent::Placed`]: the chosen devices.
     pub devices: Vec<DeviceId>,
+    /// For [`TraceEvent::Placed`]: why there, in words; empty if the policy does not say.
+    pub note: String,
     /// For [`TraceEvent::Spawned`]: what it will claim.
     pub claim: Claim,
     /// Nanoseconds that an exclusive resource of the host language (Python's GIL) was held since the body last started.

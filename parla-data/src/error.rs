@@ -36,6 +36,22 @@ pub enum DataError {
         /// Bytes there are.
         capacity: u64,
     },
+    /// Memory is set aside for the program's own use, or should have been, and there is too little.
+    #[error(
+        "{memory} has no room for {requested} bytes: {held} bytes are reserved and {in_use} in use, of {capacity} in all"
+    )]
+    Reserved {
+        /// The memory's name.
+        memory: String,
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes set aside before.
+        held: u64,
+        /// Bytes that tasks use and nobody can give up now.
+        in_use: u64,
+        /// Bytes there are.
+        capacity: u64,
+    },
     /// An array whose home must not be changed was to be written.
     #[error("{array} is read-only: it can be an input, not an output")]
     ReadOnly {

@@ -11,6 +11,7 @@ use crate::array::{Home, Shared};
 use crate::directory::{Directory, InstanceId};
 use crate::op::Op;
 use crate::store::{Store, Writer};
+use crate::versions::Versions;
 
 /// What the lock of an array guards.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct State {
     pub(crate) instances: Vec<Instance>,
     // Tasks that are staged and write, except those that are only counted at home.
     pub(crate) writers: Vec<Writer>,
+    // For traces; without one it stays empty.
+    pub(crate) versions: Versions,
 }
 
 /// A dense copy of a box in some memory, or the home.
@@ -72,6 +75,7 @@ impl State {
             directory: Directory::new(shape),
             instances: vec![home],
             writers: Vec::new(),
+            versions: Versions::default(),
         }
     }
 
@@ -95,6 +99,7 @@ impl State {
     /// Takes an instance that nobody uses out; it is to be [released](Instance::release) once the lock is gone.
     pub(crate) fn take(&mut self, id: InstanceId, because: &str) -> Option<Instance> {
         self.directory.remove(id, because);
+        self.versions.forget(id);
         self.position(id).map(|at| self.instances.remove(at))
     }
 

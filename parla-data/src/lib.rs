@@ -14,9 +14,10 @@ mod instance;
 mod op;
 mod operand;
 mod store;
+mod versions;
 
 pub use array::{Array, ArrayId, Home};
 pub use directory::{Directory, InstanceId};
 pub use error::DataError;
 pub use operand::Operand;
-pub use store::{Ended, MemoryStats, Staged, StagedCallback, Store, StoreStats};
+pub use store::{Ended, Held, MemoryStats, Staged, StagedCallback, Store, StoreStats};

@@ -1,7 +1,7 @@
 //! Where arrays are: allocation, copies, eviction.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parla_core::lock::{Condvar, Mutex};
@@ -10,17 +10,20 @@ use parla_device::{DeviceError, Event, Machine, Stream};
 use rustc_hash::FxHashMap;
 
 use crate::array::{ArrayId, Shared};
+use crate::versions::Version;
 use crate::{Array, DataError, Operand};
 
 mod copies;
 mod fast;
 mod groups;
+mod held;
 mod home;
 mod queue;
 mod room;
 mod staged;
 mod writers;
 
+pub use held::Held;
 use queue::Request;
 pub use staged::Staged;
 pub(crate) use writers::Writer;
@@ -54,6 +57,8 @@ pub struct Store {
     kept: Mutex<Kept>,
     // How often memory was given back; `close` waits for that.
     closing: (Mutex<u64>, Condvar),
+    // Whether a record of versions is kept.
+    versions: AtomicBool,
 }
 
 /// The account of one memory.
@@ -67,6 +72,8 @@ struct Memory {
     used: AtomicU64,
     // Bytes that tasks asked for beyond their operands.
     reserved: AtomicU64,
+    // Bytes that the program has set aside for itself: nobody is going to give them back. Grows only under `Store::queue`.
+    held: AtomicU64,
     peak: AtomicU64,
     evictions: AtomicU64,
     n_copies: AtomicU64,
@@ -141,7 +148,24 @@ impl Store {
             kicks: AtomicU32::new(0),
             kept: Mutex::default(),
             closing: Default::default(),
+            versions: AtomicBool::new(false),
         })
+    }
+
+    /// From now on keeps a record of which version of each element is where ([`Staged::uses`]): for traces, it costs time and memory.
+    pub fn keep_versions(&self) {
+        self.versions.store(true, Ordering::Relaxed);
+    }
+
+    fn keeps_versions(&self) -> bool {
+        self.versions.load(Ordering::Relaxed)
+    }
+
+    /// A number of a write, and the one before for as long as it goes on.
+    fn next_version() -> Version {
+        // One order for all stores: arrays outlive them.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(2, Ordering::Relaxed) + 1
     }
 
     /// The machine.
@@ -194,6 +218,16 @@ impl Store {
                 return Err(DataError::TooLarge {
                     memory: memory.name.clone(),
                     needed,
+                    capacity: memory.capacity,
+                });
+            }
+            let held = memory.held.load(Ordering::SeqCst);
+            if needed > memory.capacity - held {
+                return Err(DataError::Reserved {
+                    memory: memory.name.clone(),
+                    requested: needed,
+                    held,
+                    in_use: 0,
                     capacity: memory.capacity,
                 });
             }
@@ -327,6 +361,7 @@ impl Memory {
             copy_name: Arc::from(format!("its copy to {} failed", model.name)),
             used: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
             n_copies: AtomicU64::new(0),
@@ -337,7 +372,9 @@ impl Memory {
     }
 
     fn free(&self) -> u64 {
-        let taken = self.used.load(Ordering::SeqCst) + self.reserved.load(Ordering::SeqCst);
+        let taken = self.used.load(Ordering::SeqCst)
+            + self.reserved.load(Ordering::SeqCst)
+            + self.held.load(Ordering::SeqCst);
         self.capacity.saturating_sub(taken)
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Body {
     /// Calling it gives a coroutine to be driven.
     pub(crate) is_coroutine: bool,
     pub(crate) name: Py<PyString>,
+    /// Which code it runs, the same in every run of the program; `None` where that is not known.
+    pub(crate) kind: Option<Arc<str>>,
 }
 
 /// What is known of a code object, found out once.
@@ -55,6 +57,8 @@ struct CodeInfo {
     /// Keeps the key of the table alive.
     code: Py<PyAny>,
     name: Py<PyString>,
+    /// The function and where it is written: by it the times of bodies are kept.
+    kind: Arc<str>,
     is_coroutine: bool,
     /// May be written at module level: refers to globals of the code around its spawn.
     is_top_level: bool,
@@ -99,6 +103,7 @@ fn info(code: &Bound<'_, PyAny>) -> PyResult<Arc<CodeInfo>> {
     let info = Arc::new(CodeInfo {
         code: code.clone().unbind(),
         name: code.getattr("co_name")?.cast_into::<PyString>()?.unbind(),
+        kind: kind(code)?.into(),
         is_coroutine: flags & CO_COROUTINE != 0,
         is_top_level: flags & CO_NESTED == 0,
         n_args: code.getattr("co_argcount")?.extract()?,
@@ -111,6 +116,18 @@ fn info(code: &Bound<'_, PyAny>) -> PyResult<Arc<CodeInfo>> {
         codes.insert(key, Arc::clone(&info));
     }
     Ok(info)
+}
+
+/// `qualified name (file:line)`; before Python 3.11 the plain name.
+fn kind(code: &Bound<'_, PyAny>) -> PyResult<String> {
+    let name = code
+        .getattr("co_qualname")
+        .or_else(|_| code.getattr("co_name"))?;
+    let (file, line) = (
+        code.getattr("co_filename")?,
+        code.getattr("co_firstlineno")?,
+    );
+    Ok(format!("{name} ({file}:{line})"))
 }
 
 impl Body {
@@ -163,6 +180,7 @@ impl Body {
                 work,
                 is_coroutine: info.is_coroutine,
                 name,
+                kind: Some(Arc::clone(&info.kind)),
             });
         };
         let cells = closure.cast::<PyTuple>()?;
@@ -190,14 +208,15 @@ impl Body {
             work,
             is_coroutine: info.is_coroutine,
             name,
+            kind: Some(Arc::clone(&info.kind)),
         })
     }
 
     fn capture_coroutine(body: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let kind = body.get_type().name()?;
+        let type_name = body.get_type().name()?;
         let Ok(code) = body.getattr("cr_code") else {
             return Err(PyTypeError::new_err(format!(
-                "a task's body is a function or a coroutine, not {kind}"
+                "a task's body is a function or a coroutine, not {type_name}"
             )));
         };
         if body.hasattr("cr_frame")? && body.getattr("cr_frame")?.is_none() {
@@ -210,6 +229,7 @@ impl Body {
             work: Work::Coroutine(body.clone().unbind()),
             is_coroutine: true,
             name,
+            kind: Some(kind(&code)?.into()),
         })
     }
 
@@ -226,9 +246,12 @@ impl Body {
             .getattr("__code__")
             .or_else(|_| function.getattr("__call__")?.getattr("__code__"))
             .ok();
-        let is_coroutine = match &code {
-            Some(code) if code.hasattr("co_flags")? => info(code)?.is_coroutine,
-            _ => false,
+        let (is_coroutine, kind) = match &code {
+            Some(code) if code.hasattr("co_flags")? => {
+                let info = info(code)?;
+                (info.is_coroutine, Some(Arc::clone(&info.kind)))
+            }
+            _ => (false, None),
         };
         let name = match body.getattr("__name__") {
             Ok(name) => name.str()?,
@@ -241,6 +264,7 @@ impl Body {
             work: Work::Call(body.clone().unbind()),
             is_coroutine,
             name: name.unbind(),
+            kind,
         })
     }
 }

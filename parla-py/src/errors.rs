@@ -75,6 +75,18 @@ pub(crate) fn data(py: Python<'_>, error: &DataError) -> PyErr {
             capacity,
             ..
         } => out_of_memory(py, &error.to_string(), *requested, *free, *capacity),
+        DataError::Reserved {
+            requested,
+            held,
+            in_use,
+            capacity,
+            ..
+        } => {
+            let free = capacity.saturating_sub(held.saturating_add(*in_use));
+            let error = out_of_memory(py, &error.to_string(), *requested, free, *capacity);
+            let _ = error.value(py).setattr("held", *held);
+            error
+        }
         _ => parla_error(py, error.to_string()),
     }
 }

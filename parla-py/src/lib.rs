@@ -68,6 +68,8 @@ mod _native {
     #[pymodule_export]
     use super::runtime::exit::{after_fork, before_fork, forget_all, stop_all};
     #[pymodule_export]
+    use super::runtime::reservation::{Reservation, reserve};
+    #[pymodule_export]
     use super::runtime::this_thread::{current_task, current_worker, set_finish_scope};
     #[pymodule_export]
     use super::space::{Space, TaskID};

@@ -3,6 +3,7 @@
 mod data;
 pub(crate) mod exit;
 mod report;
+pub(crate) mod reservation;
 pub(crate) mod this_thread;
 mod waiting;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use parla_core::{Claim, DeviceId, TraceEvent, Vcus};
+use parla_core::{Claim, DeviceId, TaskId, TraceEvent, Vcus};
 use parla_sched::{Options, Waited};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -259,6 +260,7 @@ impl Runtime {
             match record.event {
                 TraceEvent::Spawned => {
                     dict.set_item("deps", ids)?;
+                    dict.set_item("parent", record.parent.map(TaskId::as_u64))?;
                     dict.set_item("vcus", f64::from(record.claim.vcus.0) / 1000.0)?;
                     dict.set_item("memory", record.claim.memory)?;
                     dict.set_item("location", location)?;
@@ -268,6 +270,13 @@ impl Runtime {
                     let name = |device: &DeviceId| devices.get(device.0 as usize).map(|d| &d.name);
                     let names: Vec<_> = record.devices.iter().filter_map(name).collect();
                     dict.set_item("devices", names)?;
+                    dict.set_item("why", &record.note)?;
+                }
+                TraceEvent::Running | TraceEvent::Resumed if !record.uses.is_empty() => {
+                    let uses = record.uses.iter();
+                    let uses =
+                        uses.map(|one| data::describe_use(py, one, self.rt.executor().machine()));
+                    dict.set_item("uses", uses.collect::<PyResult<Vec<_>>>()?)?;
                 }
                 _ => {}
             }
@@ -282,7 +291,7 @@ impl Runtime {
         Ok(list)
     }
 
-    /// What a task is doing or waiting for, in words.
+    /// What a task is doing or waiting for, and why it is where it is, in words.
     fn why(&self, py: Python<'_>, task: &Bound<'_, Task>) -> String {
         let id = task.get().id();
         let description = task.get().describe(py);
@@ -292,13 +301,18 @@ impl Runtime {
         if task.get().is_done() || !Arc::ptr_eq(&task.get().rt, &self.rt) {
             return format!("{description} is {state}");
         }
-        let diagnosis = self.rt.diagnose();
+        let (diagnosis, placement) = py.detach(|| (self.rt.diagnose(), self.rt.placement_of(id)));
+        let placed = match placement {
+            Some((devices, why)) if why.is_empty() => format!("; it was placed on {devices}"),
+            Some((devices, why)) => format!("; it was placed on {devices}: {why}"),
+            None => String::new(),
+        };
         match diagnosis.blocked.iter().find(|blocked| blocked.id == id) {
             Some(blocked) => format!(
-                "{description} is {state}: it {}",
+                "{description} is {state}: it {}{placed}",
                 reasons(py, &self.rt, blocked, &diagnosis.never_spawned)
             ),
-            None => format!("{description} is {state}"),
+            None => format!("{description} is {state}{placed}"),
         }
     }
 

@@ -233,7 +233,7 @@ impl Spawner {
             py,
             Task::new(Arc::clone(rt), core, place, placed.object.clone_ref(py)),
         )?;
-        let placing = self.placing(placed, runahead);
+        let placing = self.placing(placed, runahead, body.kind);
         let attrs = match &placing {
             None => Attrs {
                 priority: self.priority,
@@ -319,7 +319,12 @@ impl Spawner {
     }
 
     /// What a policy needs to place the task; `None`: there is nothing to choose and nothing to move.
-    fn placing(&self, placed: &Placed, runahead: Runahead) -> Option<Arc<Placing>> {
+    fn placing(
+        &self,
+        placed: &Placed,
+        runahead: Runahead,
+        kind: Option<Arc<str>>,
+    ) -> Option<Arc<Placing>> {
         let choices: &Arc<[Choice]> = match (&self.operands, &placed.choices) {
             (_, Choices::HostOnly) | (None, Choices::Cpu(_)) => return None,
             (_, Choices::Cpu(choices) | Choices::Devices(choices)) => choices,
@@ -328,6 +333,7 @@ impl Spawner {
             choices: choices.to_vec(),
             operands: self.operands.clone().unwrap_or_default(),
             runahead,
+            kind,
         }))
     }
 }

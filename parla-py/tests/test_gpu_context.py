@@ -432,10 +432,10 @@ def test_wrong_kernels(arguments, error, text):
         sim.kernel(*arguments)
 
 
-def test_memory_for_the_rest_of_the_program_can_not_be_reserved_yet():
+def test_memory_that_can_not_be_reserved():
     with pretend(gpus=[GIB]):
         for amount, device, error, text in [
-            (5, gpu(0), ParlaError, "spawn.*memory=bytes.*PARLA_SIM_GPU_MEM"),
+            (5, gpu(0), ParlaError, "no runtime is open"),
             (2 * GIB, gpu(0), PlacementError, r"needs 2 GiB, gpu\(0\) has 1 GiB"),
             (5, gpu(1), PlacementError, r"gpu\(1\) does not exist"),
             ("5", gpu(0), TypeError, "amount.*str"),

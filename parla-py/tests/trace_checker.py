@@ -3,6 +3,7 @@
 Input is `rt.trace`: records in time order, each with `event`, `task`, `name`, `time` and `worker`; `spawned` also has
 `deps`, `vcus`, `memory` and `location`, `suspended` has `on`. The checker rebuilds from them which task had to run
 after which, what was claimed at every moment, and what state each task was in, and says in words where the run disagrees.
+`trace_data` does the same for the versions of data.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from trace_data import check_versions
 
 TERMINAL = frozenset({"done", "failed", "cancelled"})
 STARTED = frozenset({"running", "resumed"})
@@ -69,6 +72,8 @@ def check_trace(
     _check_claims(records, stories, vcus, memory, violations)
     if complete:
         _check_ends(stories, violations)
+    if any("uses" in record for record in records):
+        violations += check_versions(records)
     return violations
 
 

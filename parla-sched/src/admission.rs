@@ -8,6 +8,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
 use parla_core::{Claim, ClaimError, Ledger, Ready, Vcus};
+use parla_data::DataError;
 
 /// How many later tasks may be admitted before one that does not fit yet.
 const PATIENCE: u32 = 64;
@@ -85,6 +86,8 @@ struct Class {
 #[derive(Debug)]
 pub(crate) struct Admission {
     ledger: Ledger,
+    /// Bytes set aside for the program's own use, which nobody can claim. Invariant: with those that are claimed no more than the capacity.
+    held: u64,
     arrivals: u64,
     /// Those whose claim did not fit so far, by claim (vcus, bytes): a choice costs the number of different claims, not
     /// of claimants.
@@ -99,6 +102,7 @@ impl Admission {
     pub(crate) fn new(capacity: Claim) -> Self {
         Self {
             ledger: Ledger::new(capacity),
+            held: 0,
             arrivals: 0,
             classes: BTreeMap::new(),
             admitted: Turns::default(),
@@ -107,7 +111,32 @@ impl Admission {
     }
 
     pub(crate) fn check(&self, claim: &Claim) -> Result<(), ClaimError> {
-        self.ledger.check(claim)
+        self.ledger.check_beside(claim, self.held)
+    }
+
+    /// Sets memory aside that nobody claims now.
+    ///
+    /// # Errors
+    /// There is not so much; nothing has changed.
+    pub(crate) fn set_aside(&mut self, bytes: u64) -> Result<(), DataError> {
+        let (capacity, in_use) = (self.ledger.capacity().memory, self.ledger.claimed().memory);
+        if bytes > (capacity - in_use).saturating_sub(self.held) {
+            return Err(DataError::Reserved {
+                memory: "cpu".to_owned(),
+                requested: bytes,
+                held: self.held,
+                in_use,
+                capacity,
+            });
+        }
+        self.held += bytes;
+        Ok(())
+    }
+
+    /// Gives back what was set aside. Returns how many waiting tasks that lets in.
+    pub(crate) fn give_back(&mut self, bytes: u64) -> usize {
+        self.held -= bytes;
+        self.admit()
     }
 
     /// A task with a claim or a priority became ready. Returns how many tasks were admitted (0 or 1).
@@ -215,9 +244,10 @@ impl Admission {
             let Some((&turn, _)) = class.waiting.first_key_value() else {
                 continue;
             };
-            if self.ledger.fits(&claim_of(key)) {
+            let claim = claim_of(key);
+            if self.ledger.fits_beside(&claim, self.held) {
                 best = best.map_or(Some((turn, key)), |b: (Turn, _)| Some(b.min((turn, key))));
-            } else if class.passed_over >= PATIENCE {
+            } else if class.passed_over >= PATIENCE && self.check(&claim).is_ok() {
                 reserved = reserved.map_or(Some(turn), |r: Turn| Some(r.min(turn)));
             }
         }

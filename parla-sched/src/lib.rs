@@ -13,6 +13,8 @@
 #[cfg(not(loom))]
 mod admission;
 #[cfg(not(loom))]
+pub mod cost;
+#[cfg(not(loom))]
 mod mapper;
 #[cfg(not(loom))]
 pub mod native;
@@ -35,6 +37,6 @@ mod sync;
 pub use placing::{Assigned, Choice, Placing, Runahead};
 #[cfg(not(loom))]
 pub use runtime::{
-    Cx, DeviceStats, Executor, Options, Placement, PlacingError, Runtime, RuntimeError, SpawnError,
-    Stats, Step, Task, Tick, Waited, WorkerStats,
+    Cx, DeviceStats, Executor, Options, Placement, PlacingError, Reservation, Runtime,
+    RuntimeError, SpawnError, Stats, Step, Task, Tick, Waited, WorkerStats,
 };

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use parla_core::{Claim, DeviceId, MachineModel, TaskId};
 use smallvec::SmallVec;
 
-use crate::policy::SchedulingPolicy;
+use crate::policy::{Note, SchedulingPolicy};
 use crate::{Placing, PlacingError};
 
 mod state;
@@ -51,7 +51,7 @@ mod units;
 mod view;
 
 use state::State;
-use view::MapperView;
+use view::{Desk, MapperView};
 
 /// How many later tasks may be served before one that is first in turn.
 pub(crate) const PATIENCE: u32 = 64;
@@ -66,6 +66,21 @@ pub(crate) trait World {
 
     /// Nanoseconds that those copies take on idle links.
     fn transfer_ns(&self, placing: &Placing, devices: &[DeviceId]) -> u64;
+
+    /// Bytes of all that a task uses.
+    fn bytes(&self, placing: &Placing) -> u64 {
+        let bytes = |operand: &parla_data::Operand| {
+            let elements = operand.region.n_elements() as u64;
+            elements.saturating_mul(operand.array.item() as u64)
+        };
+        let all = placing.operands.iter().map(bytes);
+        all.fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of the memory of a device that are set aside for the program's own use: nobody can claim them.
+    fn held(&self, _device: DeviceId) -> u64 {
+        0
+    }
 }
 
 /// A decision that has been accounted for.
@@ -83,6 +98,8 @@ pub(crate) struct Placed {
     pub(crate) variant: u32,
     /// What it asked for.
     pub(crate) placing: Arc<Placing>,
+    /// Why, if the policy says.
+    pub(crate) note: Option<Arc<Note>>,
 }
 
 /// A decision that cannot be carried out.
@@ -110,6 +127,8 @@ impl From<PolicyFault> for PlacingError {
 pub(crate) struct Mapper {
     policy: Box<dyn SchedulingPolicy>,
     state: State,
+    /// What the policy sees beside the accounts.
+    desk: Desk,
     /// Spawned, and the policy has not been told yet.
     fresh: Vec<TaskId>,
     /// Decisions that have not been handed out, because a fault came after them.
@@ -133,9 +152,20 @@ impl Mapper {
         policy: Box<dyn SchedulingPolicy>,
         depth: usize,
     ) -> Self {
+        Self::seeded(model, policy, depth, 0)
+    }
+
+    /// The same with another sequence of random numbers for the policy.
+    pub(crate) fn seeded(
+        model: Arc<MachineModel>,
+        policy: Box<dyn SchedulingPolicy>,
+        depth: usize,
+        seed: u64,
+    ) -> Self {
         let n_devices = model.devices.len();
         Self {
             policy,
+            desk: Desk::new(&model, seed),
             state: State::new(model, depth),
             fresh: Vec::new(),
             decided: Vec::new(),
@@ -151,8 +181,8 @@ impl Mapper {
     ///
     /// # Errors
     /// What is wrong with the first choice, if all are impossible.
-    pub(crate) fn check(&self, placing: &Placing) -> Result<(), PlacingError> {
-        self.state.check(placing)
+    pub(crate) fn check(&self, placing: &Placing, world: &dyn World) -> Result<(), PlacingError> {
+        self.state.check(placing, world)
     }
 
     /// A task was spawned that passed [`check`](Self::check).
@@ -166,7 +196,7 @@ impl Mapper {
     pub(crate) fn ready(&mut self, id: TaskId, world: &dyn World) {
         self.happened(world);
         if self.state.push(id) {
-            let view = MapperView::new(&self.state, world);
+            let view = MapperView::new(&self.state, &self.desk, world);
             self.policy.push(&view, id);
         } else {
             self.state.resume(id);
@@ -181,7 +211,7 @@ impl Mapper {
         coming: &[(DeviceId, usize)],
         world: &dyn World,
     ) -> Option<DeviceId> {
-        let view = MapperView::later(&self.state, world, coming);
+        let view = MapperView::later(&self.state, &self.desk, world, coming);
         let choice = self.policy.foresee(&view, id)?;
         let placing = self.state.unplaced(id)?;
         match placing.choices.get(choice)?.devices[..] {
@@ -201,18 +231,20 @@ impl Mapper {
         let mut refused = self.distrusted.clone();
         while self.state.n_pushed() > 0 {
             let Some(device) = self.state.neediest(&refused) else {
-                if self.state.end_idle_reservation() {
+                if self.state.end_idle_reservation(world) {
                     refused.clone_from(&self.distrusted);
                     continue;
                 }
                 break;
             };
-            let view = MapperView::new(&self.state, world);
+            let view = MapperView::new(&self.state, &self.desk, world);
             let Some(assignment) = self.policy.pop(&view, device) else {
+                self.desk.forget_notes();
                 refused[device.0 as usize] = true;
                 continue;
             };
-            match self.state.place(assignment, device) {
+            let note = self.desk.take_note(assignment.task).map(Arc::new);
+            match self.state.place(assignment, device, note, world) {
                 Ok(placed) => {
                     self.decided.push(placed);
                     refused.clone_from(&self.distrusted);
@@ -235,7 +267,7 @@ impl Mapper {
         match task {
             Some(task) => {
                 self.state.remove(task);
-                let view = MapperView::new(&self.state, world);
+                let view = MapperView::new(&self.state, &self.desk, world);
                 self.policy.on_removed(&view, task);
             }
             None => self.distrusted[device.0 as usize] = true,
@@ -285,11 +317,28 @@ impl Mapper {
         self.step();
     }
 
-    /// A task has ended; `exec_ns`: how long it ran.
+    /// A task has ended well; `exec_ns`: how long it ran. What it cost is learned.
     pub(crate) fn ended(&mut self, id: TaskId, exec_ns: u64, world: &dyn World) {
+        if let Some((placing, choice)) = self.state.ran_through(id)
+            && let Some(kind) = &placing.kind
+        {
+            let choice = &placing.choices[choice];
+            let bytes = world.bytes(&placing);
+            let costs = &mut self.desk.costs;
+            costs.learn(kind, choice.variant, &choice.devices, bytes, exec_ns);
+        }
+        self.over(id, exec_ns, world);
+    }
+
+    /// A task has failed after it ran for `exec_ns`, or without having run.
+    pub(crate) fn failed(&mut self, id: TaskId, exec_ns: u64, world: &dyn World) {
+        self.over(id, exec_ns, world);
+    }
+
+    fn over(&mut self, id: TaskId, exec_ns: u64, world: &dyn World) {
         self.happened(world);
         if let Some((devices, was_pushed)) = self.state.remove(id) {
-            let view = MapperView::new(&self.state, world);
+            let view = MapperView::new(&self.state, &self.desk, world);
             if was_pushed {
                 self.policy.on_removed(&view, id);
             } else {
@@ -304,7 +353,7 @@ impl Mapper {
         self.happened(world);
         if self.state.remove(id).is_some() {
             self.runnable.retain(|&(granted, _)| granted != id);
-            let view = MapperView::new(&self.state, world);
+            let view = MapperView::new(&self.state, &self.desk, world);
             self.policy.on_removed(&view, id);
         }
         self.step();
@@ -314,6 +363,17 @@ impl Mapper {
     /// [`assign`](Self::assign) took nothing, with nothing new since.
     pub(crate) fn is_stalled(&self) -> bool {
         self.took_nothing && self.state.n_active() == 0
+    }
+
+    /// Where a task that has not ended was placed, and why, if the policy said.
+    pub(crate) fn placement(&self, id: TaskId) -> Option<(&[DeviceId], Option<&Note>)> {
+        self.state.placement(id)
+    }
+
+    /// What is set aside for the program has changed.
+    pub(crate) fn held_changed(&mut self, world: &dyn World) {
+        self.happened(world);
+        self.step();
     }
 
     /// What the policy did wrong last, if ever.
@@ -365,7 +425,7 @@ impl Mapper {
             return;
         }
         let fresh = std::mem::take(&mut self.fresh);
-        let view = MapperView::new(&self.state, world);
+        let view = MapperView::new(&self.state, &self.desk, world);
         for id in fresh {
             if self.state.is_spawned(id) {
                 self.policy.on_spawn(&view, id);

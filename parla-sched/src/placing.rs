@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
-use parla_core::{Access, Claim, DeviceId};
+use parla_core::{Access, Claim, DeviceId, TraceUse};
 use parla_data::{Ended, Operand, Staged};
 use parla_device::{DeviceError, Place, Stream};
 use smallvec::SmallVec;
@@ -43,6 +43,9 @@ pub struct Placing {
     pub operands: Arc<[Operand]>,
     /// When its dependents go on.
     pub runahead: Runahead,
+    /// Names bodies that take about the same time on the same devices and amounts of data, the same in every run: a function and where it is written,
+    /// say. `None`: nothing is learned from it.
+    pub kind: Option<Arc<str>>,
 }
 
 /// Where a task was placed.
@@ -155,6 +158,14 @@ impl Assigned {
         if let Some(staged) = &mut *self.staged.lock() {
             staged.begin();
         }
+    }
+
+    /// What the body found when it began, for a trace.
+    pub(crate) fn uses(&self) -> Vec<TraceUse> {
+        let staged = self.staged.lock();
+        staged
+            .as_ref()
+            .map_or_else(Vec::new, |staged| staged.uses().to_vec())
     }
 
     /// Its devices have done what the body gave them.

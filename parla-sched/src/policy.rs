@@ -3,7 +3,10 @@
 //! A policy is one file: a type that implements [`SchedulingPolicy`] and a line in [`POLICIES`]. It reads no clock, takes no lock, starts
 //! nothing; the same object runs in the runtime and over simulated time. Same events, same decisions.
 
+use std::fmt;
+
 use parla_core::{DeviceId, MachineModel, TaskId};
+use smallvec::SmallVec;
 
 use crate::Placing;
 
@@ -12,7 +15,7 @@ mod eager;
 mod locality;
 mod random;
 mod ready;
-mod seeded;
+pub(crate) mod seeded;
 mod spec;
 
 pub use spec::{PolicyEntry, PolicyError, help, make};
@@ -28,7 +31,7 @@ pub const POLICIES: &[PolicyEntry] = &[
     },
     PolicyEntry {
         name: "locality",
-        about: "each task where it can start soonest: time to move its data against load; window=32: ready tasks looked at per decision",
+        about: "each task where it can end soonest: time to move its data, load, and how long such bodies take there; window=32: ready tasks looked at per decision",
         make: locality::make,
     },
     PolicyEntry {
@@ -71,11 +74,57 @@ pub trait View {
     /// Whether a choice of a task could start to be staged now: all its devices have a free place and the memory it claims.
     fn fits(&self, task: TaskId, choice: usize) -> bool;
 
+    /// Whether a choice of a task that does not fit now may fit later without anybody's help: all its devices are at work for tasks that do not wait for
+    /// others. Only then a policy may leave a task that fits elsewhere to wait for this choice: it will be asked again.
+    fn fits_later(&self, task: TaskId, choice: usize) -> bool;
+
     /// Bytes to be copied for a choice of a task.
     fn missing_bytes(&self, task: TaskId, choice: usize) -> u64;
 
     /// Nanoseconds that those copies take on idle links.
     fn transfer_ns(&self, task: TaskId, choice: usize) -> u64;
+
+    /// Nanoseconds that the body of a choice of a task takes: the mean of those of its [kind](Placing::kind), variant, class of devices and size
+    /// that have ended well. `None`: there are none yet.
+    fn exec_ns(&self, task: TaskId, choice: usize) -> Option<u64>;
+
+    /// A random number below `n` (0 where there is none); the sequence is the same for the same seed of the runtime.
+    fn random(&self, n: usize) -> usize;
+
+    /// Says why a task is about to be assigned: the parts of its score. Kept if it is assigned by this [`pop`](SchedulingPolicy::pop); people
+    /// find it in the trace and in `Parla.why`.
+    fn note(&self, task: TaskId, note: Note);
+}
+
+/// Why a task was placed where it is: the parts of the score that decided, each with its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// Name and nanoseconds.
+    pub parts: SmallVec<[(&'static str, u64); 3]>,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (name, ns)) in self.parts.iter().enumerate() {
+            let plus = if number > 0 { " + " } else { "" };
+            write!(f, "{plus}{name} {}", Time(*ns))?;
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds for people.
+struct Time(u64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ns = self.0 as f64;
+        match self.0 {
+            0..=9_999 => write!(f, "{} ns", self.0),
+            10_000..=9_999_999 => write!(f, "{:.1} us", ns * 1e-3),
+            _ => write!(f, "{:.1} ms", ns * 1e-6),
+        }
+    }
 }
 
 /// What a policy sees of the world.

@@ -4,6 +4,7 @@ mod actors;
 mod ahead;
 mod config;
 mod places;
+mod reserve;
 mod shared;
 mod threads;
 mod trace;
@@ -21,6 +22,7 @@ pub use config::{
     DeviceStats, Options, Placement, PlacingError, RuntimeError, SpawnError, Stats, Task,
     WorkerStats,
 };
+pub use reserve::Reservation;
 use shared::Shared;
 use trace::Trace;
 pub use wait::{Tick, Waited};
@@ -151,7 +153,7 @@ impl<E: Executor> Runtime<E> {
         body: impl FnOnce(TaskId) -> E::Body,
     ) -> Result<TaskId, SpawnError> {
         self.shared.enlist_this_thread();
-        self.shared.spawn_foreign(task, body)
+        self.shared.spawn_foreign(task, None, body)
     }
 
     /// Cancels a task that has not started (or is suspended), and with it its dependents. `false`: too late.

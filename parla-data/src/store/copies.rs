@@ -132,6 +132,9 @@ impl Store {
             if copied.is_ok() {
                 state.supersede(to, region);
                 state.directory.copied(region, to);
+                if self.keeps_versions() {
+                    state.versions.copied(fetch.from, to, region);
+                }
                 live.push(region.clone());
                 let bytes = &account.bytes_from[fetch.memory.0 as usize];
                 bytes.fetch_add(array.bytes(region), Ordering::Relaxed);

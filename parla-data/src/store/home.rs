@@ -115,6 +115,10 @@ impl Store {
         if write {
             let mut state = shared.state.lock();
             state.written(region, InstanceId::HOME);
+            if self.keeps_versions() {
+                let version = Self::next_version();
+                state.versions.wrote(InstanceId::HOME, region, version);
+            }
             shared.update_host_only(&state);
         }
         Ok(())
@@ -306,7 +310,7 @@ fn watch(ops: &[Arc<Op>]) {
 }
 
 /// Blocks until all have ended; the first error of those whose result is needed.
-fn wait(waits: &[(Arc<Op>, bool)]) -> Result<(), DataError> {
+pub(super) fn wait(waits: &[(Arc<Op>, bool)]) -> Result<(), DataError> {
     let mut first = Ok(());
     for (op, needed) in waits {
         let waited = op.wait();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parla_core::MemoryId;
+use parla_core::{MachineModel, MemoryId, TraceUse};
 use parla_device::{Event, Place};
 use smallvec::SmallVec;
 
@@ -32,6 +32,8 @@ pub struct Staged {
     pub(super) extra: SmallVec<[(MemoryId, u64); 1]>,
     begun: bool,
     ended: bool,
+    // By operand, once it has begun, if a record is kept.
+    uses: Vec<TraceUse>,
 }
 
 impl Staged {
@@ -52,6 +54,7 @@ impl Staged {
             extra: SmallVec::new(),
             begun: false,
             ended: false,
+            uses: Vec::new(),
         }
     }
 
@@ -70,6 +73,9 @@ impl Staged {
     /// The body is about to start: from now on what it writes is newest on its device, and nowhere else.
     pub fn begin(&mut self) {
         self.begun = true;
+        if self.store.keeps_versions() {
+            self.uses = self.look();
+        }
         for (operand, id) in uses(&self.operands, &self.instances) {
             let array = &operand.array.0;
             if !operand.access.writes() || self.ticket.is_none() && operand.array.is_host_only() {
@@ -84,6 +90,52 @@ impl Staged {
         }
         // Copies of what is now written here are of no use any more.
         self.store.given_back();
+    }
+
+    /// What the body found when it began, by operand: empty before, and if [no record](Store::keep_versions) is kept.
+    #[must_use]
+    pub fn uses(&self) -> &[TraceUse] {
+        &self.uses
+    }
+
+    /// Writes down what each operand finds, and then that it writes.
+    fn look(&self) -> Vec<TraceUse> {
+        let mut all = Vec::with_capacity(self.operands.len());
+        for (operand, id) in uses(&self.operands, &self.instances) {
+            let array = &operand.array.0;
+            let state = array.state.lock();
+            let access = operand.access;
+            let finds = if access.reads() {
+                state.versions.find(id, &operand.region)
+            } else {
+                Vec::new()
+            };
+            all.push(TraceUse {
+                array: array.id.0,
+                name: array.name.clone(),
+                region: operand.region.clone(),
+                access,
+                exact: operand.exact,
+                memory: state
+                    .get(id)
+                    .map_or(MachineModel::HOST, |instance| instance.memory),
+                finds,
+                writes: access.writes().then(Store::next_version),
+            });
+        }
+        self.write_versions(&all, false);
+        all
+    }
+
+    /// Enters the versions of what the body writes, or has written.
+    fn write_versions(&self, all: &[TraceUse], ended: bool) {
+        for ((operand, id), one) in uses(&self.operands, &self.instances).zip(all) {
+            if let Some(version) = one.writes {
+                let version = if ended { version } else { version - 1 };
+                let versions = &mut operand.array.0.state.lock().versions;
+                versions.wrote(id, &operand.region, version);
+            }
+        }
     }
 
     /// Where nothing is fetched nothing may be copied from now on, until the body begins.
@@ -111,6 +163,9 @@ impl Staged {
             Ended::Badly(_) if !self.begun => Ended::NotBegun,
             how => how,
         };
+        if matches!(how, Ended::Well(_)) && !self.uses.is_empty() {
+            self.write_versions(&self.uses, true);
+        }
         let ops = match &how {
             Ended::Well(events) => self.ops(events),
             _ => Vec::new(),

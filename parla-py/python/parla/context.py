@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from parla import _libraries, _native
-from parla.device import Device, format_bytes, get_architecture, parse_memory
-from parla.errors import DeviceError, InvalidSchedulerAccessException, ParlaError, PlacementError
+from parla._reservations import reserve_persistent_memory
+from parla.device import Device, get_architecture
+from parla.errors import DeviceError, InvalidSchedulerAccessException, ParlaError
 
 __all__ = [
     "Context",
@@ -469,35 +470,6 @@ def get_current_stream() -> Stream:
         InvalidSchedulerAccessException: no task runs on this thread.
     """
     return get_current_context().stream
-
-
-def reserve_persistent_memory(amount: int, device: Device | None = None) -> None:
-    """Set memory of a device aside until the runtime ends, for what a program keeps there itself; this version can't.
-
-    Args:
-        amount: bytes.
-        device: None: the current one.
-
-    Raises:
-        TypeError, ValueError: `amount` is no number of bytes, or `device` no device.
-        PlacementError: the device doesn't exist or is smaller.
-        ParlaError: otherwise, always; the text says what to do instead.
-    """
-    n = parse_memory(amount, "amount")
-    if device is None:
-        device = get_current_context().device
-    if not isinstance(device, Device):
-        raise TypeError(f"device must be a Device such as gpu(0), not {type(device).__name__}")
-    if not device.exists:
-        raise PlacementError(f"{device!r} does not exist: {device.architecture.describe_devices()}")
-    capacity = device.resources["memory"]
-    if n > capacity:
-        raise PlacementError(f"it needs {format_bytes(n)}, {device!r} has {format_bytes(capacity)}")
-    raise ParlaError(
-        "reserve_persistent_memory: memory can be set aside for one task (spawn(..., memory=bytes)), but not yet for the rest of a "
-        "program: tasks whose arrays then lack room would wait for it for ever. Lower the capacity of the devices instead "
-        "(PARLA_CPU_MEM, PARLA_SIM_GPU_MEM, dev_config_file)"
-    )
 
 
 def has_environment() -> bool:

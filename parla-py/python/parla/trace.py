@@ -2,8 +2,12 @@
 
 A record is a dict with ``event`` ("spawned", "ready", "placed" (devices were chosen, data are on their way), "running", "suspended",
 "draining" (the body has returned, its devices are still at work), "resumed", "done", "failed", "cancelled"), ``task`` (a number), ``name``, ``time`` (seconds since the runtime started) and ``worker`` (-1: a thread that is no worker).
-"placed" adds ``devices`` (their names); "spawned" adds ``deps`` (task numbers), ``vcus`` and ``memory`` (what it will claim) and ``location`` (``file:line``); "suspended"
-adds ``on``; "suspended", "done" and "failed" add ``gil``: seconds since the body last started, less the time in waits and kernels known to release the GIL.
+"placed" adds ``devices`` (their names) and ``why`` (the parts of the policy's score, if it says); "spawned" adds ``deps`` (task numbers), ``parent`` (the task whose body
+spawned it, or None), ``vcus`` and ``memory`` (what it will claim) and ``location`` (``file:line``); "suspended"
+adds ``on``; "running" and "resumed" of tasks that a policy placed add ``uses``, a list with a dict for each operand: ``array`` (a number), ``name``,
+``region`` (pairs of bounds), ``access`` ("input", "output", "inout"), ``exact`` (whether it uses every element of the region), ``memory``, ``reads`` (pairs of
+a region and the version found there: the number of a write, 0 for the first contents, None for none) and ``writes`` (the version it
+makes, or None); "suspended", "done" and "failed" add ``gil``: seconds since the body last started, less the time in waits and kernels known to release the GIL.
 """
 
 from __future__ import annotations

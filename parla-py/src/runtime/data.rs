@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use parla_core::{Access, Region, TraceUse};
 use parla_data::{DataError, Store};
 use parla_device::Machine;
 use parla_sched::{Placement, policy};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::Runtime;
 use crate::{errors, keep, machine};
@@ -88,4 +89,36 @@ pub(super) fn add_device_stats(
     }
     dict.set_item("devices", devices)?;
     dict.set_item("memories", memories)
+}
+
+/// What a body did with an operand, for a trace.
+pub(super) fn describe_use<'py>(
+    py: Python<'py>,
+    one: &TraceUse,
+    machine: Option<&Arc<Machine>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let ranges = |region: &Region| {
+        let ranges = region.ranges().map(|range| (range.start, range.end));
+        PyTuple::new(py, ranges.collect::<Vec<_>>())
+    };
+    let memories = machine.map(|machine| &machine.model().memories);
+    let memory = memories.and_then(|memories| memories.get(one.memory.0 as usize));
+    let access = match one.access {
+        Access::Input => "input",
+        Access::Output => "output",
+        Access::InOut => "inout",
+    };
+    let reads = (one.finds.iter())
+        .map(|(region, version)| Ok((ranges(region)?, *version)))
+        .collect::<PyResult<Vec<_>>>()?;
+    let dict = PyDict::new(py);
+    dict.set_item("array", one.array)?;
+    dict.set_item("name", &one.name)?;
+    dict.set_item("region", ranges(&one.region)?)?;
+    dict.set_item("access", access)?;
+    dict.set_item("exact", one.exact)?;
+    dict.set_item("memory", memory.map_or("host", |memory| &memory.name))?;
+    dict.set_item("reads", reads)?;
+    dict.set_item("writes", one.writes)?;
+    Ok(dict)
 }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::units::{Needs, Units, UnitsTurn, units};
 use crate::Placing;
+use crate::policy::Note;
 
 mod choose;
 mod validate;
@@ -79,6 +80,10 @@ struct Entry {
     placing: Arc<Placing>,
     priority: i32,
     stage: Stage,
+    /// It has waited for others in the middle of its body, so how long it took says nothing.
+    waited: bool,
+    /// Why the policy placed it where it is.
+    note: Option<Arc<Note>>,
 }
 
 /// What is taken of one device, but for memory and units, which are in its ledger.
@@ -209,6 +214,8 @@ impl State {
             placing,
             priority,
             stage: Stage::Spawned,
+            waited: false,
+            note: None,
         };
         let before = self.tasks.insert(id, entry);
         debug_assert!(before.is_none(), "{id} was spawned before");
@@ -243,11 +250,24 @@ impl State {
 
     /// A suspended task goes on.
     pub(super) fn resume(&mut self, id: TaskId) {
-        if let Some(entry) = self.tasks.get(&id)
+        if let Some(entry) = self.tasks.get_mut(&id)
             && let Stage::Suspended { choice } = entry.stage
         {
+            entry.waited = true;
             self.want_units(id, choice, true);
         }
+    }
+
+    /// A placed task whose body never waited for others, and by which of its choices it was placed.
+    pub(super) fn ran_through(&self, id: TaskId) -> Option<(Arc<Placing>, usize)> {
+        let entry = self.tasks.get(&id).filter(|entry| !entry.waited)?;
+        Some((Arc::clone(&entry.placing), entry.stage.choice()?))
+    }
+
+    pub(super) fn placement(&self, id: TaskId) -> Option<(&[DeviceId], Option<&Note>)> {
+        let entry = self.tasks.get(&id)?;
+        let choice = &entry.placing.choices[entry.stage.choice()?];
+        Some((&choice.devices, entry.note.as_deref()))
     }
 
     fn want_units(&mut self, id: TaskId, choice: usize, resumed: bool) {
@@ -280,6 +300,7 @@ impl State {
                 },
                 priority,
                 placing,
+                ..
             }) = self.tasks.get(&id)
             else {
                 debug_assert!(false, "{id} does not wait for units");

@@ -74,6 +74,7 @@ fn placing(choices: Vec<Choice>) -> Arc<Placing> {
         choices,
         operands: Arc::new([]),
         runahead: Runahead::default(),
+        kind: None,
     })
 }
 
@@ -225,7 +226,7 @@ fn priorities_come_before_arrival_and_returning_tasks_before_all() {
 fn what_can_never_be_served_is_refused_with_the_numbers() {
     let m = mapper(1, 1);
     let check = |choices| {
-        let answer = m.check(&placing(choices));
+        let answer = m.check(&placing(choices), &Nowhere);
         answer.map_err(|error| error.to_string())
     };
     assert_eq!(check(vec![on(&[1], 0, 101), on(&[0], 0, 0)]), Ok(()));

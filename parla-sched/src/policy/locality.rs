@@ -1,19 +1,28 @@
-//! `locality`: each task where it can start soonest, its data being where it is.
+//! `locality`: each task where it can end soonest, its data being where it is.
 //!
-//! The score of a choice is the estimated time until the task could begin there, in nanoseconds, so that data and load weigh against
-//! each other in one unit and no factor has to be tuned:
+//! The score of a choice is the estimated time until the task would have ended there, in nanoseconds, so that data, load and the speed of devices
+//! weigh against each other in one unit and no factor has to be tuned:
 //!
 //! ```text
-//! score = transfer_ns + max over its devices (load / n_workers * mean body time of the device's architecture)
+//! score = max over its devices (expected time of the bodies placed there and not ended / n_workers) + transfer_ns + exec_ns
 //! ```
 //!
-//! `transfer_ns`: the missing bytes over idle links. The mean is a running one over the bodies that have ended (each new one counts an
-//! eighth); as long as none has ended on an architecture, that of all architectures, and in the beginning that of the transfers looked at,
-//! so that one task of load weighs as much as a typical transfer.
+//! `transfer_ns`: the missing bytes over idle links. `exec_ns`: the mean over bodies of the same kind, variant, class of devices and size
+//! ([`View::exec_ns`](super::View::exec_ns)). Where none of these has ended yet it counts as half of the least that is known for any of the
+//! task's choices, so that what is unknown is tried, not avoided.
+//!
+//! The expected time of a body that has been placed is its `exec_ns` then, on a GPU its share of it if it claims a share of the device.
+//! Where that was unknown, it is the running mean over the bodies that have ended on the architecture (each new one counts an eighth); as long as
+//! none has ended there, that of all architectures, and in the beginning that of the transfers looked at, so that one task of load weighs
+//! as much as a typical transfer.
+//!
+//! A choice whose devices have no place now counts too if its time is known and they are at work ([`View::fits_later`](super::View::fits_later)): a
+//! task waits for the device where it would end first rather than run where it takes longer than that.
 //!
 //! A device that asks gets, of the first `window` ready tasks in order of service (priority, then first come) that fit there, one of the highest
-//! priority with the least score; but only a task whose best choice includes the device: another waits for its own best device, which
-//! has a free place and is asked as well. Equal scores: the user's order of choices, then the order of service.
+//! priority that can *start* soonest (the score without `exec_ns`: short tasks have no precedence); but only a task whose best choice includes the
+//! device: another waits for its own best device, which is asked as well, at once or when it has a place. Equal scores: the user's order of choices,
+//! then the order of service.
 //!
 //! A task that is not ready is foreseen where its score is least, with the tasks foreseen before it as load.
 //!
@@ -21,18 +30,29 @@
 //! questions about data, `O(c + w (log c + k))`, whatever the number of ready tasks. It ends at the first task that has nothing to be moved,
 //! which no other can beat.
 
-use parla_core::{DeviceId, TaskId};
+use parla_core::{Claim, DeviceId, TaskId, Vcus};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::ready::ReadyTasks;
-use super::{Assignment, Made, SchedCx, SchedulingPolicy, Settings};
+use super::{Assignment, Made, Note, SchedCx, SchedulingPolicy, Settings};
 use crate::Choice;
 
-/// Each task where it can start soonest.
+/// The devices of a task and how much of their time it is expected to take.
+type Shares = SmallVec<[(DeviceId, u64); 1]>;
+
+/// Each task where it can end soonest.
 #[derive(Debug)]
 pub(super) struct Locality {
     name: String,
     window: usize,
     ready: ReadyTasks,
+    /// By device, the expected times of the bodies placed there and not ended: those that are known, added up, ...
+    known: Vec<u64>,
+    /// ... and by task.
+    expected: FxHashMap<TaskId, Shares>,
+    /// By device, how many of the bodies placed there are in `known`.
+    n_known: Vec<usize>,
     /// Running means of body times, in nanoseconds, by architecture.
     bodies: Vec<(String, u64)>,
     /// Running mean over all bodies.
@@ -47,6 +67,9 @@ pub(super) fn make(settings: &mut Settings, _seed: u64) -> Made {
         name: format!("locality:window={window}"),
         window,
         ready: ReadyTasks::default(),
+        known: Vec::new(),
+        expected: FxHashMap::default(),
+        n_known: Vec::new(),
         bodies: Vec::new(),
         body: None,
         transfer: None,
@@ -57,8 +80,19 @@ pub(super) fn make(settings: &mut Settings, _seed: u64) -> Made {
 #[derive(Clone, Copy)]
 struct Best {
     choice: usize,
-    score: u64,
+    wait_ns: u64,
     transfer_ns: u64,
+    /// `None`: unknown.
+    exec_ns: Option<u64>,
+    score: u64,
+    fits: bool,
+}
+
+impl Best {
+    /// When it can start.
+    fn start_ns(&self) -> u64 {
+        self.wait_ns.saturating_add(self.transfer_ns)
+    }
 }
 
 impl Locality {
@@ -75,34 +109,93 @@ impl Locality {
                 .or(self.transfer)
                 .unwrap_or(0)
                 .max(1);
-            let load = cx.load(device) as u64;
-            load.saturating_mul(mean) / u64::from(model.n_workers.max(1))
+            let number = device.0 as usize;
+            let n_known = self.n_known.get(number).copied().unwrap_or(0);
+            let others = cx.load(device).saturating_sub(n_known) as u64;
+            let known = self.known.get(number).copied().unwrap_or(0);
+            let total = others.saturating_mul(mean).saturating_add(known);
+            total / u64::from(model.n_workers.max(1))
         });
         waits.max().unwrap_or(0)
     }
 
-    /// The choice with the least score of those that fit.
+    /// The choice with the least score of those that fit. `None`: there is none, or a device that has no place now is worth waiting for.
     fn best(&mut self, cx: &SchedCx<'_>, task: TaskId) -> Option<Best> {
         let choices = &cx.task(task)?.choices;
+        let times = (0..choices.len()).map(|number| cx.exec_ns(task, number));
+        let times: SmallVec<[Option<u64>; 4]> = times.collect();
+        let least = times.iter().flatten().min().copied().unwrap_or(0);
         let mut best: Option<Best> = None;
         for (number, choice) in choices.iter().enumerate() {
-            if !cx.fits(task, number) {
+            let fits = cx.fits(task, number);
+            if !fits && (times[number].is_none() || !cx.fits_later(task, number)) {
                 continue;
             }
             let transfer_ns = cx.transfer_ns(task, number);
             if self.body.is_none() && transfer_ns > 0 {
                 advance(&mut self.transfer, transfer_ns);
             }
-            let score = self.wait_ns(cx, choice).saturating_add(transfer_ns);
-            if best.is_none_or(|best| score < best.score) {
-                best = Some(Best {
-                    choice: number,
-                    score,
-                    transfer_ns,
-                });
+            let mut it = Best {
+                choice: number,
+                wait_ns: self.wait_ns(cx, choice),
+                transfer_ns,
+                exec_ns: times[number],
+                score: 0,
+                fits,
+            };
+            it.score = it
+                .start_ns()
+                .saturating_add(times[number].unwrap_or(least / 2));
+            if best.is_none_or(|best| it.score < best.score) {
+                best = Some(it);
             }
         }
-        best
+        best.filter(|best| best.fits)
+    }
+
+    /// A task has been given to devices.
+    fn given(&mut self, cx: &SchedCx<'_>, task: TaskId, best: &Best) {
+        let mut parts = SmallVec::new();
+        parts.push(("wait", best.wait_ns));
+        parts.push(("transfer", best.transfer_ns));
+        parts.extend(best.exec_ns.map(|exec_ns| ("run", exec_ns)));
+        cx.note(task, Note { parts });
+        let (Some(placing), Some(exec_ns)) = (cx.task(task), best.exec_ns) else {
+            return;
+        };
+        let choice = &placing.choices[best.choice];
+        let share = |(&device, claim): (&DeviceId, &Claim)| {
+            let exclusive = cx.machine().device(device).exclusive;
+            let stated = exclusive && claim.vcus > Vcus(0);
+            let vcus = if stated { claim.vcus } else { Vcus::WHOLE };
+            let time = u128::from(exec_ns) * u128::from(vcus.0) / u128::from(Vcus::WHOLE.0);
+            (device, u64::try_from(time).unwrap_or(u64::MAX))
+        };
+        let shares: Shares = (choice.devices.iter().zip(&choice.claims))
+            .map(share)
+            .collect();
+        for &(device, share) in &shares {
+            let number = device.0 as usize;
+            if self.known.len() <= number {
+                self.known.resize(number + 1, 0);
+                self.n_known.resize(number + 1, 0);
+            }
+            self.known[number] = self.known[number].saturating_add(share);
+            self.n_known[number] += 1;
+        }
+        self.expected.insert(task, shares);
+    }
+
+    /// It is not there any more.
+    fn gone(&mut self, task: TaskId) {
+        let Some(shares) = self.expected.remove(&task) else {
+            return;
+        };
+        for (device, share) in shares {
+            let number = device.0 as usize;
+            self.known[number] = self.known[number].saturating_sub(share);
+            self.n_known[number] -= 1;
+        }
     }
 }
 
@@ -119,7 +212,7 @@ impl SchedulingPolicy for Locality {
         let fits_here = |task| super::fitting_on(cx, task, device).next().is_some();
         let in_turn = self.ready.in_turn(device, fits_here);
         let tasks: Vec<_> = in_turn.take(self.window).collect();
-        let mut chosen: Option<(u64, i32, Assignment)> = None;
+        let mut chosen: Option<(Best, i32, TaskId)> = None;
         for task in tasks {
             let priority = cx.priority(task);
             if chosen.is_some_and(|(_, highest, _)| priority < highest) {
@@ -132,30 +225,37 @@ impl SchedulingPolicy for Locality {
             if !placing.choices[best.choice].devices.contains(&device) {
                 continue;
             }
-            if chosen.is_none_or(|(score, ..)| best.score < score) {
-                let choice = best.choice;
-                chosen = Some((best.score, priority, Assignment { task, choice }));
+            if chosen.is_none_or(|(first, ..)| best.start_ns() < first.start_ns()) {
+                chosen = Some((best, priority, task));
             }
             if best.transfer_ns == 0 && placing.choices[best.choice].devices.len() == 1 {
                 break;
             }
         }
-        let (.., assignment) = chosen?;
-        self.ready.remove(assignment.task);
-        Some(assignment)
+        let (best, _, task) = chosen?;
+        self.ready.remove(task);
+        self.given(cx, task, &best);
+        let choice = best.choice;
+        Some(Assignment { task, choice })
     }
 
     fn foresee(&self, cx: &SchedCx<'_>, task: TaskId) -> Option<usize> {
-        let choices = cx.task(task)?.choices.iter().enumerate();
+        let choices = &cx.task(task)?.choices;
+        let times = (0..choices.len()).filter_map(|number| cx.exec_ns(task, number));
+        let least = times.min().unwrap_or(0);
+        let choices = choices.iter().enumerate();
         let score = |(number, choice): (usize, &Choice)| {
             let transfer_ns = cx.transfer_ns(task, number);
-            (self.wait_ns(cx, choice).saturating_add(transfer_ns), number)
+            let exec_ns = cx.exec_ns(task, number).unwrap_or(least / 2);
+            let start = self.wait_ns(cx, choice).saturating_add(transfer_ns);
+            (start.saturating_add(exec_ns), number)
         };
         let fitting = choices.filter(|(number, _)| cx.fits(task, *number));
         fitting.map(score).min().map(|(_, number)| number)
     }
 
-    fn on_done(&mut self, cx: &SchedCx<'_>, _task: TaskId, devices: &[DeviceId], exec_ns: u64) {
+    fn on_done(&mut self, cx: &SchedCx<'_>, task: TaskId, devices: &[DeviceId], exec_ns: u64) {
+        self.gone(task);
         let Some(&device) = devices.first() else {
             return;
         };
@@ -174,6 +274,7 @@ impl SchedulingPolicy for Locality {
 
     fn on_removed(&mut self, _cx: &SchedCx<'_>, task: TaskId) {
         self.ready.remove(task);
+        self.gone(task);
     }
 }
 

@@ -12,6 +12,7 @@ use super::*;
 use crate::Choice;
 
 mod faulty;
+mod knowledge;
 mod snapshot;
 
 #[test]

@@ -43,6 +43,7 @@ fn placing(devices: &[u32], operands: Vec<Operand>) -> Arc<Placing> {
         choices: devices.iter().map(choice).collect(),
         operands: operands.into(),
         runahead: Runahead::default(),
+        kind: None,
     })
 }
 

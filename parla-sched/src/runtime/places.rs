@@ -64,7 +64,8 @@ enum News {
     Staged(TaskId),
     Returned(TaskId),
     Suspended(TaskId),
-    Ended(TaskId, u64),
+    Ended(TaskId, u64, bool),
+    Held,
     Removed(TaskId),
 }
 
@@ -108,6 +109,10 @@ impl World for Outlook<'_> {
     fn transfer_ns(&self, placing: &Placing, devices: &[DeviceId]) -> u64 {
         self.0.store.missing_ns(&placing.operands, devices)
     }
+
+    fn held(&self, device: DeviceId) -> u64 {
+        self.0.store.held(device)
+    }
 }
 
 /// What came of a round of the mapper.
@@ -125,15 +130,20 @@ struct Desk {
 }
 
 impl Places {
-    pub(super) fn new(placement: Placement) -> Self {
+    /// `n_workers`: threads that run bodies.
+    pub(super) fn new(placement: Placement, n_workers: usize, trace: bool) -> Self {
+        if trace {
+            placement.store.keep_versions();
+        }
         let model = placement.store.machine().model();
+        let model = with_workers(model, n_workers);
         let cpus = |device: &&parla_core::DeviceModel| device.memory == MachineModel::HOST;
         Self {
             start: Instant::now(),
             one_worker_per_cpu: model.devices.iter().filter(cpus).count() > 1,
             counts: model.devices.iter().map(|_| Counts::default()).collect(),
             desk: Mutex::new(Desk {
-                mapper: Mapper::new(Arc::clone(model), placement.policy, placement.depth),
+                mapper: Mapper::new(Arc::clone(&model), placement.policy, placement.depth),
                 prefetch: Prefetch::default(),
             }),
             store: placement.store,
@@ -184,6 +194,17 @@ impl Places {
         (mapper.is_stalled() && mapper.ready_tasks() > 0).then(|| mapper.policy().to_owned())
     }
 
+    /// On which devices a task was placed that has not ended, and why, if the policy said: both in words.
+    pub(super) fn placement_of(&self, id: TaskId) -> Option<(String, String)> {
+        let desk = self.desk.lock();
+        let (devices, note) = desk.mapper.placement(id)?;
+        let model = self.store.machine().model();
+        let name = |device: &DeviceId| model.device(*device).name.as_str();
+        let names: Vec<_> = devices.iter().map(name).collect();
+        let note = note.map(ToString::to_string).unwrap_or_default();
+        Some((names.join(" and "), note))
+    }
+
     pub(super) fn device_stats(&self) -> Vec<DeviceStats> {
         let model = self.store.machine().model();
         let one = |(device, counts): (&parla_core::DeviceModel, &Counts)| DeviceStats {
@@ -216,10 +237,15 @@ impl Places {
                 News::Staged(id) => mapper.staged(id),
                 News::Returned(id) => mapper.returned(id),
                 News::Suspended(id) => mapper.suspended(id),
-                News::Ended(id, exec_ns) => {
+                News::Ended(id, exec_ns, well) => {
                     prefetch.ended(id);
-                    mapper.ended(id, exec_ns, &world);
+                    if well {
+                        mapper.ended(id, exec_ns, &world);
+                    } else {
+                        mapper.failed(id, exec_ns, &world);
+                    }
                 }
+                News::Held => mapper.held_changed(&world),
                 News::Removed(id) => {
                     prefetch.ended(id);
                     mapper.removed(id, &world);
@@ -262,7 +288,7 @@ impl<E: Executor> Shared<E> {
         let refuse = |error| SpawnError::Placing(Arc::new(error));
         let places = self.places.as_ref().ok_or(SpawnError::NoDevices)?;
         places.check_data(placing).map_err(refuse)?;
-        let checked = places.desk.lock().mapper.check(placing);
+        let checked = places.desk.lock().mapper.check(placing, &Outlook(places));
         self.hear_late_news();
         checked.map_err(refuse)
     }
@@ -304,7 +330,7 @@ impl<E: Executor> Shared<E> {
             });
         }
         // Heard together with what becomes ready by it: the caller sees to that.
-        places.inbox.lock().push(News::Ended(id, exec_ns));
+        places.inbox.lock().push(News::Ended(id, exec_ns, well));
     }
 
     /// What a worker needs to start the task.
@@ -375,6 +401,11 @@ impl<E: Executor> Shared<E> {
         }
         self.tell(News::Ready(id));
         self.waits.await_readmission(number);
+    }
+
+    /// More or less memory than before is set aside.
+    pub(super) fn held_changed(&self) {
+        self.tell(News::Held);
     }
 
     fn tell(&self, news: News) {
@@ -455,7 +486,8 @@ impl<E: Executor> Shared<E> {
         let places = self.places();
         let id = placed.task;
         if let Some(trace) = &self.trace {
-            trace.placed(id, &placed.devices);
+            let note = placed.note.as_ref().map(ToString::to_string);
+            trace.placed(id, &placed.devices, note.unwrap_or_default());
         }
         places.flights.lock().insert(id, Flight::Staging);
         if let Some(staged) = self.stage_at_once(&placed) {
@@ -604,6 +636,21 @@ impl<E: Executor> Shared<E> {
             (attrs, None, Some(paused)) => self.stage_again(Ready { id, attrs }, paused),
         }
     }
+}
+
+/// The machine with as many workers as this runtime has: a machine's single CPU device has them all, of several each has its own.
+fn with_workers(model: &Arc<MachineModel>, n_workers: usize) -> Arc<MachineModel> {
+    let n_workers = u32::try_from(n_workers).unwrap_or(u32::MAX);
+    let is_cpu = |device: &parla_core::DeviceModel| !device.exclusive;
+    let n_cpus = model.devices.iter().filter(|device| is_cpu(device)).count();
+    let mut model = Arc::clone(model);
+    if n_cpus == 1 {
+        let devices = &mut Arc::make_mut(&mut model).devices;
+        if let Some(cpu) = devices.iter_mut().find(|device| is_cpu(device)) {
+            cpu.n_workers = n_workers;
+        }
+    }
+    model
 }
 
 fn placed_attrs() -> Attrs {

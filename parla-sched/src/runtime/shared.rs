@@ -14,6 +14,7 @@ use super::places::Places;
 use super::threads::Threads;
 use super::wait::Waits;
 use super::{Executor, Options, SpawnError, Stats, Task, Trace, WorkerStats};
+use crate::Assigned;
 use crate::admission::{Admission, Claimant, Turns};
 use crate::sleep::Sleep;
 
@@ -120,7 +121,8 @@ impl<E: Executor> Shared<E> {
                     .as_ref()
                     .is_some_and(Placement::is_stream_ordered),
             ),
-            places: options.placement.map(Places::new),
+            places: (options.placement)
+                .map(|placement| Places::new(placement, seats.len(), options.trace)),
             graph: TaskGraph::new(),
             executor,
             injector: Injector::new(),
@@ -178,6 +180,7 @@ impl<E: Executor> Shared<E> {
     pub(super) fn spawn_foreign(
         &self,
         task: Task<'_>,
+        parent: Option<TaskId>,
         body: impl FnOnce(TaskId) -> E::Body,
     ) -> Result<TaskId, SpawnError> {
         self.check(&task)?;
@@ -187,7 +190,7 @@ impl<E: Executor> Shared<E> {
                 return Err(SpawnError::Closed);
             }
             bump(&self.foreign_counts.spawned, 1);
-            let body = self.traced(&task, body);
+            let body = self.traced(&task, parent, body);
             let spawned = self.graph.spawn(
                 &mut cache,
                 task.declared,
@@ -224,11 +227,12 @@ impl<E: Executor> Shared<E> {
     pub(super) fn traced<'a>(
         &'a self,
         task: &'a Task<'_>,
+        parent: Option<TaskId>,
         body: impl FnOnce(TaskId) -> E::Body + 'a,
     ) -> impl FnOnce(TaskId) -> E::Body + 'a {
         move |id| {
             if let Some(trace) = &self.trace {
-                trace.spawned(id, task.dependencies, task.attrs.claim);
+                trace.spawned(id, parent, task.dependencies, task.attrs.claim);
             }
             let body = body(id);
             self.ahead.note(id, task.dependencies, || {
@@ -271,7 +275,7 @@ impl<E: Executor> Shared<E> {
 
     /// Changes the admission (which says how many more tasks any worker may run now), and sends the admitted on their way.
     #[cold]
-    fn admit(&self, change: impl FnOnce(&mut Admission) -> usize) {
+    pub(super) fn admit(&self, change: impl FnOnce(&mut Admission) -> usize) {
         let (n_admitted, routed) = {
             let mut admission = self.admission.lock();
             let n_admitted = change(&mut admission);
@@ -397,6 +401,13 @@ impl<E: Executor> Shared<E> {
     pub(super) fn record(&self, task: TaskId, event: TraceEvent, worker: Option<u16>) {
         if let Some(trace) = &self.trace {
             trace.push(task, event, worker, Vec::new(), 0);
+        }
+    }
+
+    /// Records what a placed body found when it began or went on.
+    pub(super) fn trace_uses(&self, task: TaskId, assigned: &Assigned) {
+        if let Some(trace) = &self.trace {
+            trace.uses(task, assigned.uses());
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
-use parla_core::{Claim, DeviceId, TaskId, TraceEvent, TraceRecord};
+use parla_core::{Claim, DeviceId, TaskId, TraceEvent, TraceRecord, TraceUse};
 
 pub(super) struct Trace {
     start: Instant,
@@ -23,7 +23,13 @@ impl Trace {
         self.records.lock().clone()
     }
 
-    pub(super) fn spawned(&self, task: TaskId, dependencies: &[TaskId], claim: Claim) {
+    pub(super) fn spawned(
+        &self,
+        task: TaskId,
+        parent: Option<TaskId>,
+        dependencies: &[TaskId],
+        claim: Claim,
+    ) {
         self.add(
             task,
             TraceEvent::Spawned,
@@ -32,15 +38,37 @@ impl Trace {
             claim,
             0,
         );
+        if parent.is_some() {
+            // It may no longer be the last one, but nothing is spawned twice.
+            let mut records = self.records.lock();
+            if let Some(record) = records.iter_mut().rev().find(|r| r.task == task) {
+                record.parent = parent;
+            }
+        }
     }
 
-    pub(super) fn placed(&self, task: TaskId, devices: &[DeviceId]) {
+    /// What a body found when it began or went on.
+    pub(super) fn uses(&self, task: TaskId, uses: Vec<TraceUse>) {
+        if uses.is_empty() {
+            return;
+        }
+        let mut records = self.records.lock();
+        let is_start = |r: &&mut TraceRecord| {
+            r.task == task && matches!(r.event, TraceEvent::Running | TraceEvent::Resumed)
+        };
+        if let Some(record) = records.iter_mut().rev().find(is_start) {
+            record.uses = uses;
+        }
+    }
+
+    pub(super) fn placed(&self, task: TaskId, devices: &[DeviceId], note: String) {
         self.push(task, TraceEvent::Placed, None, Vec::new(), 0);
         // The record may no longer be the last one, but no task is placed twice.
         let mut records = self.records.lock();
         let is_it = |r: &&mut TraceRecord| r.task == task && r.event == TraceEvent::Placed;
         if let Some(record) = records.iter_mut().rev().find(is_it) {
             record.devices = devices.to_vec();
+            record.note = note;
         }
     }
 
@@ -72,7 +100,10 @@ impl Trace {
             time_ns,
             worker: worker.map(u32::from),
             tasks,
+            parent: None,
+            uses: Vec::new(),
             devices: Vec::new(),
+            note: String::new(),
             claim,
             held_ns,
         });

@@ -156,12 +156,12 @@ impl<'a, E: Executor> Cx<'a, E> {
         let mut borrowed = self.seat.borrow_mut();
         let Some(seat) = borrowed.as_mut() else {
             drop(borrowed);
-            return shared.spawn_foreign(task, body);
+            return shared.spawn_foreign(task, self.running.get(), body);
         };
         shared.check(&task)?;
         let counts = &shared.seats[usize::from(seat.index)].counts;
         bump(&counts.spawned, 1);
-        let body = shared.traced(&task, body);
+        let body = shared.traced(&task, self.running.get(), body);
         match shared.graph.spawn(
             &mut seat.cache,
             task.declared,
@@ -234,6 +234,9 @@ impl<'a, E: Executor> Cx<'a, E> {
             return Ok(None);
         };
         let renewed = self.shared.renew_data(id)?;
+        if let Some(renewed) = &renewed {
+            self.shared.trace_uses(id, renewed);
+        }
         self.assigned.borrow_mut().clone_from(&renewed);
         Ok(renewed)
     }
@@ -429,6 +432,7 @@ impl<'a, E: Executor> Cx<'a, E> {
         };
         if !resumed || shared.was_staged_again(id) {
             assigned.begin();
+            shared.trace_uses(id, &assigned);
         }
         let runs_ahead = assigned.runahead != Runahead::Blocking
             && assigned

@@ -6,8 +6,8 @@ use parla_core::{Claim, DeviceId, TaskId, Vcus};
 use smallvec::SmallVec;
 
 use super::{Entry, Stage, State, Turn};
-use crate::mapper::{PATIENCE, Placed};
-use crate::policy::Assignment;
+use crate::mapper::{PATIENCE, Placed, World};
+use crate::policy::{Assignment, Note};
 use crate::{Choice, Placing, PlacingError};
 
 /// Devices that wait for one task.
@@ -19,10 +19,14 @@ pub(super) struct Reservation {
 }
 
 impl State {
-    pub(in crate::mapper) fn check(&self, placing: &Placing) -> Result<(), PlacingError> {
+    pub(in crate::mapper) fn check(
+        &self,
+        placing: &Placing,
+        world: &dyn World,
+    ) -> Result<(), PlacingError> {
         let mut first = None;
         for choice in &placing.choices {
-            match self.check_choice(choice) {
+            match self.check_choice(choice, world) {
                 Ok(()) => return Ok(()),
                 Err(error) => first = first.or(Some(error)),
             }
@@ -30,7 +34,7 @@ impl State {
         Err(first.unwrap_or_else(|| PlacingError::Choice("there is none to choose from".into())))
     }
 
-    fn check_choice(&self, choice: &Choice) -> Result<(), PlacingError> {
+    fn check_choice(&self, choice: &Choice, world: &dyn World) -> Result<(), PlacingError> {
         if choice.devices.is_empty() {
             return Err(PlacingError::Choice("it names no device".into()));
         }
@@ -56,7 +60,7 @@ impl State {
                 )));
             }
             self.ledgers[device.0 as usize]
-                .check(claim)
+                .check_beside(claim, self.held(device, world))
                 .map_err(|error| PlacingError::Claim {
                     device: model.name.clone(),
                     error,
@@ -65,8 +69,17 @@ impl State {
         Ok(())
     }
 
+    /// Bytes that nobody can claim. Those of the CPUs are not in these accounts.
+    fn held(&self, device: DeviceId, world: &dyn World) -> u64 {
+        if self.machine.device(device).exclusive {
+            world.held(device)
+        } else {
+            0
+        }
+    }
+
     /// Whether a choice of a pushed task could be placed now.
-    pub(in crate::mapper) fn fits(&self, id: TaskId, choice: usize) -> bool {
+    pub(in crate::mapper) fn fits(&self, id: TaskId, choice: usize, world: &dyn World) -> bool {
         let Some(Entry { placing, stage, .. }) = self.tasks.get(&id) else {
             return false;
         };
@@ -74,28 +87,51 @@ impl State {
         else {
             return false;
         };
-        self.choice_fits(choice) && !self.is_barred(*turn, choice)
+        self.choice_fits(choice, world) && !self.is_barred(*turn, choice)
     }
 
     /// Whether a choice of a task that is not placed can ever be served.
-    pub(in crate::mapper) fn could_fit(&self, id: TaskId, choice: usize) -> bool {
+    pub(in crate::mapper) fn could_fit(
+        &self,
+        id: TaskId,
+        choice: usize,
+        world: &dyn World,
+    ) -> bool {
         let choice = self.unplaced(id).and_then(|p| p.choices.get(choice));
-        choice.is_some_and(|choice| self.check_choice(choice).is_ok())
+        choice.is_some_and(|choice| self.check_choice(choice, world).is_ok())
     }
 
-    fn choice_fits(&self, choice: &Choice) -> bool {
+    /// Whether a choice of a pushed task is possible, does not fit now, and its devices all have something to do.
+    pub(in crate::mapper) fn fits_later(
+        &self,
+        id: TaskId,
+        choice: usize,
+        world: &dyn World,
+    ) -> bool {
+        let entry = self.tasks.get(&id);
+        let Some(choice) = entry.and_then(|entry| entry.placing.choices.get(choice)) else {
+            return false;
+        };
+        let is_busy = |device: &DeviceId| self.devices[device.0 as usize].now.active > 0;
+        self.check_choice(choice, world).is_ok()
+            && choice.devices.iter().all(is_busy)
+            && !self.choice_fits(choice, world)
+    }
+
+    fn choice_fits(&self, choice: &Choice, world: &dyn World) -> bool {
         // A choice that can never be served never fits: it may have fewer claims than devices, or devices that are not there.
         let is_free = |(&device, claim): (&DeviceId, &Claim)| {
             let number = device.0 as usize;
             self.devices.get(number).is_some_and(|account| {
                 account.now.places < account.n_places
-                    && self.ledgers[number].fits(&self.memory(device, claim))
+                    && self.ledgers[number]
+                        .fits_beside(&self.memory(device, claim), self.held(device, world))
                     && claim.vcus <= Vcus::WHOLE
             })
         };
         choice.devices.len() == choice.claims.len()
             && choice.devices.iter().zip(&choice.claims).all(is_free)
-            && self.check_choice(choice).is_ok()
+            && self.check_choice(choice, world).is_ok()
     }
 
     fn is_barred(&self, turn: Turn, choice: &Choice) -> bool {
@@ -138,6 +174,8 @@ impl State {
         &mut self,
         assignment: Assignment,
         offered: DeviceId,
+        note: Option<Arc<Note>>,
+        world: &dyn World,
     ) -> Result<Placed, (Option<TaskId>, String)> {
         let Assignment { task: id, choice } = assignment;
         let Some(entry) = self.tasks.get(&id) else {
@@ -167,7 +205,7 @@ impl State {
                 format!("assigned {id} by its choice {choice}, which is without {offered}"),
             ));
         }
-        if !self.fits(id, choice) {
+        if !self.fits(id, choice, world) {
             return Err((
                 Some(id),
                 format!("assigned {id} by its choice {choice}, which does not fit now"),
@@ -190,7 +228,10 @@ impl State {
             self.devices[device.0 as usize].last_given = self.decisions;
         }
         self.set_stage(id, Stage::Placed { choice });
-        self.passed_over(turn, &chosen.devices);
+        if let Some(entry) = self.tasks.get_mut(&id) {
+            entry.note.clone_from(&note);
+        }
+        self.passed_over(turn, &chosen.devices, world);
         Ok(Placed {
             task: id,
             choice,
@@ -198,11 +239,12 @@ impl State {
             claims,
             variant: chosen.variant,
             placing,
+            note,
         })
     }
 
     /// A task of that turn got those devices; whoever is first in turn has been passed over, if it could have used one of them.
-    fn passed_over(&mut self, turn: Turn, devices: &[DeviceId]) {
+    fn passed_over(&mut self, turn: Turn, devices: &[DeviceId], world: &dyn World) {
         let Some((&first_turn, &first)) = self.pushed.first_key_value() else {
             return;
         };
@@ -223,8 +265,8 @@ impl State {
         let placing = Arc::clone(&entry.placing);
         let choices = || placing.choices.iter().enumerate();
         let choice = choices()
-            .find(|(_, choice)| self.choice_fits(choice))
-            .or_else(|| choices().find(|(_, choice)| self.check_choice(choice).is_ok()));
+            .find(|(_, choice)| self.choice_fits(choice, world))
+            .or_else(|| choices().find(|(_, choice)| self.check_choice(choice, world).is_ok()));
         self.reservation = choice.map(|(choice, _)| Reservation {
             task: first,
             turn: first_turn,
@@ -234,13 +276,13 @@ impl State {
 
     /// After all devices were offered in vain: ends a reservation that the policy does not use though it could, or that waits for
     /// suspended tasks. Returns whether it did, so that the devices may be offered again.
-    pub(in crate::mapper) fn end_idle_reservation(&mut self) -> bool {
+    pub(in crate::mapper) fn end_idle_reservation(&mut self, world: &dyn World) -> bool {
         let Some(reservation) = &self.reservation else {
             return false;
         };
         let waits = self.reserved_choice(reservation).is_some_and(|choice| {
             let is_busy = |device: &DeviceId| self.devices[device.0 as usize].now.active > 0;
-            !self.choice_fits(choice) && choice.devices.iter().any(is_busy)
+            !self.choice_fits(choice, world) && choice.devices.iter().any(is_busy)
         });
         if !waits {
             self.end_reservation();

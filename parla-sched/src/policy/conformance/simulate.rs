@@ -143,12 +143,15 @@ pub(crate) fn simulate(
     program: &Program,
     policy: Box<dyn SchedulingPolicy>,
     depth: usize,
+    seed: u64,
 ) -> Result<Outcome, String> {
     let placing = |task: &SimTask| {
         Arc::new(Placing {
             choices: task.choices.clone(),
             operands: Arc::new([]),
             runahead: Runahead::default(),
+            // Bodies that take the same time are of a kind.
+            kind: Some(format!("{:?}", task.exec_ns).into()),
         })
     };
     let placings: Vec<_> = program.tasks.iter().map(placing).collect();
@@ -165,7 +168,7 @@ pub(crate) fn simulate(
                 .collect(),
         },
         program,
-        mapper: Mapper::new(Arc::clone(machine), policy, depth),
+        mapper: Mapper::seeded(Arc::clone(machine), policy, depth, seed),
         placings,
         fates: vec![Fate::Waiting; n_tasks],
         devices: vec![SmallVec::new(); n_tasks],
@@ -197,7 +200,7 @@ impl Simulation<'_> {
     fn spawn_all(&mut self) -> Result<(), String> {
         for (number, task) in self.program.tasks.iter().enumerate() {
             let placing = Arc::clone(&self.placings[number]);
-            let checked = self.mapper.check(&placing);
+            let checked = self.mapper.check(&placing, &self.data);
             checked.map_err(|error| format!("task {number} of the program: {error}"))?;
             self.mapper.spawned(id(number), placing, task.priority);
             if let Some(time) = task.cancelled_at {

@@ -55,6 +55,16 @@ fn claims() -> Program {
     s.program
 }
 
+/// Independent tasks of two kinds, one of which is as fast on a CPU as on a GPU.
+fn kinds(choices: &[Choice]) -> Program {
+    let mut s = Sequential::default();
+    for number in 0..24 {
+        let time = if number % 2 == 0 { 2 * MS } else { 16 * MS };
+        s.task(choices, (2 * MS, time), &[], &[]);
+    }
+    s.program
+}
+
 fn programs() -> Vec<(&'static str, MachineModel, Program)> {
     let gpus = |n: usize| machine(&[2], &vec![1000 * MB; n]);
     let anywhere: Vec<_> = [1, 2, 0].map(|device| on(&[device], 0, 0)).into();
@@ -76,6 +86,11 @@ fn programs() -> Vec<(&'static str, MachineModel, Program)> {
             "Cholesky of 5 x 5 blocks, 4 GPUs",
             gpus(4),
             cholesky(5, &four),
+        ),
+        (
+            "24 tasks of two kinds, a CPU with 2 workers or a GPU",
+            gpus(1),
+            kinds(&[on(&[0], 0, 0), on(&[1], 0, 0)]),
         ),
         ("claims on memory and on both of 2 GPUs", gpus(2), claims()),
     ]
@@ -100,7 +115,7 @@ fn table() -> String {
         writeln!(text, "\n{name}").unwrap();
         for entry in POLICIES {
             let policy = make(entry.name, 1).unwrap();
-            let outcome = simulate(&machine, &program, policy, 2).unwrap();
+            let outcome = simulate(&machine, &program, policy, 2, 1).unwrap();
             let mut places = outcome.started.clone();
             places.sort_by_key(|&(_, task, _)| task);
             let places: Vec<_> = places.iter().map(|(.., devices)| short(devices)).collect();

@@ -101,6 +101,7 @@ impl World {
             choices: gpus.iter().map(choice).collect(),
             operands: operands.into(),
             runahead: Runahead::default(),
+            kind: None,
         })
     }
 
@@ -357,6 +358,7 @@ fn the_host_takes_part() {
             }],
             operands: vec![numbers.operand(3..4, Access::Input)].into(),
             runahead: Runahead::default(),
+            kind: None,
         });
         let memory = Arc::clone(&numbers.memory);
         let told = Arc::clone(&seen);
