@@ -41,8 +41,9 @@ class PArray(NumPyLike):
     Tasks that write parts of an array which lie in overlapping boxes need an order between them, also where the parts have gaps
     and share no element, as ``a[::2]`` and ``a[1::2]``: what moves is the box.
 
-    Two arrays made from the same buffer with the same layout are the same array, under the name that it got first. Buffers that
-    only overlap are not recognised: make one array of the whole and slice it.
+    Two arrays made from the same buffer with the same layout are the same array, under the name that it got first. One made from
+    a slice of the buffer is a slice of that array; one that shares elements in another way is refused (``ValueError``), as the two could
+    not be kept coherent: make one array of the whole and slice it.
     """
 
     __slots__ = ("__weakref__", "_axes", "_base", "_operand", "_picked", "_root", "_shown", "dtype", "shape")
@@ -72,9 +73,19 @@ class PArray(NumPyLike):
 
         if not isinstance(array, numpy.ndarray):
             raise TypeError(f"PArray wraps NumPy arrays, not {type(array).__name__}; parla.asarray takes more")
-        self._become(root_of(array, name))
+        self._become(*root_of(array, name))
 
-    def _become(self, root: Root) -> None:
+    def _become(self, root: Root, part: Any = None) -> None:
+        """Be a whole array, or the part of it that an index gives."""
+        if part is not None:
+            whole = _new(PArray)
+            whole._become(root)
+            view = whole[part]
+            for slot in ("_root", "_picked", "_axes", "_operand", "_base", "shape", "dtype"):
+                setattr(self, slot, getattr(view, slot))
+            if view._axes is not None:
+                self._shown = view._shown
+            return
         self._root = root
         self._axes = None
         self._picked = None
@@ -398,7 +409,7 @@ def array(
         if _reach.is_borrowed(host):
             host = host.copy()
     result = _new(PArray)
-    result._become(root_of(host, name))
+    result._become(*root_of(host, name))
     return result
 
 
