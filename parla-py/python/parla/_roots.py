@@ -76,10 +76,8 @@ def root_of(host: Any, name: str | None) -> tuple[Root, Any]:
 
 
 def _owner(host: Any) -> int:
-    import numpy
-
     owner = host
-    while isinstance(owner, numpy.ndarray) and owner.base is not None:
+    while getattr(owner, "base", None) is not None:  # NumPy has other objects than arrays in between
         owner = owner.base
     return id(owner)
 
@@ -101,13 +99,25 @@ def _overlap(one: Any, other: Any) -> bool:
         return True
 
 
-def inside(part: Any, whole: Any) -> tuple[Any, ...] | None:
-    """The index, of integers, slices and None, that gives `part` as a view of `whole`, but for the order of its axes: then None.
+def inside(part: Any, whole: Any) -> tuple[tuple[Any, ...], tuple[int, ...]] | None:
+    """How to get `part` as a view of `whole`: the index, of integers, slices and None, and the order of axes after that.
 
-    Both are NumPy arrays. Of a `whole` with strides that are not positive, or whose axes interleave, None too.
+    Both are NumPy arrays. None: it is no such view, or `whole` has strides that are not positive.
     """
     if part.dtype != whole.dtype:
         return None
+    by_stride = sorted(range(part.ndim), key=lambda axis: -abs(part.strides[axis]))
+    if whole.flags.f_contiguous and not whole.flags.c_contiguous:
+        by_stride.reverse()
+    for axes in (range(part.ndim), by_stride):
+        index = _index_of(part.transpose(axes), whole)
+        if index is not None:
+            return index, tuple(sorted(range(part.ndim), key=lambda axis: axes[axis]))
+    return None
+
+
+def _index_of(part: Any, whole: Any) -> tuple[Any, ...] | None:
+    """The index that gives `part` as a view of `whole` with its axes in this order, if there is one."""
     data = part.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
     starts = [0] * whole.ndim
     for axis in sorted(range(whole.ndim), key=lambda axis: -whole.strides[axis]):

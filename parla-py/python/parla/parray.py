@@ -76,11 +76,12 @@ class PArray(NumPyLike):
         self._become(*root_of(array, name))
 
     def _become(self, root: Root, part: Any = None) -> None:
-        """Be a whole array, or the part of it that an index gives."""
+        """Be a whole array, or the part of it that an index and an order of axes give."""
         if part is not None:
+            index, order = part
             whole = _new(PArray)
             whole._become(root)
-            view = whole[part]
+            view = whole[index].transpose(order)
             for slot in ("_root", "_picked", "_axes", "_operand", "_base", "shape", "dtype"):
                 setattr(self, slot, getattr(view, slot))
             if view._axes is not None:
