@@ -85,6 +85,16 @@ impl MachineModel {
         &self.devices[device.0 as usize]
     }
 
+    /// A device as users write it: `gpu(1)`.
+    ///
+    /// # Panics
+    /// When there is no such device.
+    #[must_use]
+    pub fn device_text(&self, device: DeviceId) -> String {
+        let model = self.device(device);
+        format!("{}({})", model.architecture, model.index)
+    }
+
     /// All ids of devices, in order.
     pub fn device_ids(&self) -> impl Iterator<Item = DeviceId> + use<> {
         (0..u32::try_from(self.devices.len()).unwrap_or(u32::MAX)).map(DeviceId)

@@ -280,6 +280,16 @@ impl Directory {
             .collect()
     }
 
+    /// The boxes of `region` that have none, and why.
+    #[must_use]
+    pub fn lost(&self, region: &Region) -> Vec<(Region, Arc<str>)> {
+        let lost = |part: &Part| {
+            let because = part.because.clone()?;
+            Some((part.region.intersection(region)?, because))
+        };
+        self.parts.iter().filter_map(lost).collect()
+    }
+
     /// The newest bytes of `region` are in `to`, too.
     pub fn copied(&mut self, region: &Region, to: InstanceId) {
         debug_assert!(self.instance(to).is_some_and(|e| e.region.contains(region)));

@@ -20,4 +20,4 @@ pub use array::{Array, ArrayId, Home};
 pub use directory::{Directory, InstanceId};
 pub use error::DataError;
 pub use operand::Operand;
-pub use store::{Ended, Held, MemoryStats, Staged, StagedCallback, Store, StoreStats};
+pub use store::{Ended, Held, MemoryStats, Order, Staged, StagedCallback, Store, StoreStats};

@@ -8,6 +8,7 @@ use parla_core::lock::{Condvar, Mutex};
 use parla_core::{DeviceId, MachineModel, MemoryId, Region};
 use parla_device::{DeviceError, Event, Machine, Stream};
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use crate::array::{ArrayId, Shared};
 use crate::versions::Version;
@@ -27,6 +28,20 @@ pub use held::Held;
 use queue::Request;
 pub use staged::Staged;
 pub(crate) use writers::Writer;
+
+/// What a task asks a [`Store`] for.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What it uses.
+    pub operands: Arc<[Operand]>,
+    /// Its devices, one per slot.
+    pub devices: SmallVec<[DeviceId; 2]>,
+    /// Bytes to be reserved for it in the memory of each device.
+    pub room: SmallVec<[u64; 2]>,
+    /// It goes on after it waited for others. If one of these failed, parts of what it uses may have no valid contents:
+    /// they are not brought, and it [learns](Staged::lost) when it looks at them.
+    pub again: bool,
+}
 
 /// What is called when operands are in place, or cannot be brought there.
 pub type StagedCallback = Box<dyn FnOnce(Result<Staged, DataError>) + Send>;
@@ -192,6 +207,12 @@ impl Store {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Bytes of a memory that are neither used nor reserved.
+    #[must_use]
+    pub fn free(&self, id: MemoryId) -> u64 {
+        self.memory(id).free()
+    }
+
     /// Whether the operands of one task can ever be on these devices (one per slot) together with `extra` reserved bytes each.
     ///
     /// # Errors
@@ -202,17 +223,29 @@ impl Store {
         devices: &[DeviceId],
         extra: u64,
     ) -> Result<(), DataError> {
+        let room: SmallVec<[u64; 2]> = devices.iter().map(|_| extra).collect();
+        self.check_room(operands, devices, &room)
+    }
+
+    /// The same with so many reserved bytes for each device.
+    ///
+    /// # Errors
+    /// As [`check_fits`](Self::check_fits).
+    pub fn check_room(
+        &self,
+        operands: &[Operand],
+        devices: &[DeviceId],
+        room: &[u64],
+    ) -> Result<(), DataError> {
         for operand in operands {
             check_writable(&operand.array, operand.access.writes())?;
         }
         self.check_writers(operands, devices)?;
         let groups = self.groups(operands, devices);
         for id in self.memory_ids() {
-            let here = |device: &&DeviceId| self.model().memory_of(**device) == id;
-            let n_slots = devices.iter().filter(here).count() as u64;
             let there = groups.iter().filter(|group| group.memory == id);
             let operands = there.fold(0, |sum: u64, group| sum.saturating_add(group.bytes()));
-            let needed = operands.saturating_add(extra.saturating_mul(n_slots));
+            let needed = operands.saturating_add(self.room_in(id, devices, room));
             let memory = self.memory(id);
             if needed > memory.capacity {
                 return Err(DataError::TooLarge {
@@ -233,6 +266,13 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Bytes of `room` (by slot) that are in one memory.
+    fn room_in(&self, memory: MemoryId, devices: &[DeviceId], room: &[u64]) -> u64 {
+        let slots = devices.iter().zip(room);
+        let there = slots.filter(|(device, _)| self.model().memory_of(**device) == memory);
+        there.fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 
     /// Bytes that would have to be copied for these operands to be on these devices: what a policy weighs.
@@ -296,17 +336,23 @@ impl Store {
         extra: u64,
         done: StagedCallback,
     ) {
-        if let Err(error) = self.check_fits(&operands, devices, extra) {
-            return done(Err(error));
-        }
-        self.tell_devices(&operands, devices);
-        self.n_waiting.fetch_add(1, Ordering::SeqCst);
-        self.inbox.lock().push_back(Request {
+        let order = Order {
             operands,
             devices: devices.into(),
-            extra,
-            done,
-        });
+            room: devices.iter().map(|_| extra).collect(),
+            again: false,
+        };
+        self.order(order, done);
+    }
+
+    /// The same for a task as it is.
+    pub fn order(self: &Arc<Self>, order: Order, done: StagedCallback) {
+        if let Err(error) = self.check_room(&order.operands, &order.devices, &order.room) {
+            return done(Err(error));
+        }
+        self.tell_devices(&order.operands, &order.devices);
+        self.n_waiting.fetch_add(1, Ordering::SeqCst);
+        self.inbox.lock().push_back(Request { order, done });
         self.pump();
     }
 

@@ -111,7 +111,7 @@ impl Array {
         region: &Region,
         write: bool,
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        let Some((operand, place)) = current.find(&self.data, region, write) else {
+        let Some((index, operand, place)) = current.find(&self.data, region, write) else {
             if current.is_on_host() {
                 self.bring_home(py, region, write)?;
                 return Ok(None);
@@ -121,9 +121,19 @@ impl Array {
         if write && !operand.access.writes() {
             return Err(self.only_input(py, current, region));
         }
-        let Some(place) = place else {
-            return Ok(None); // at home, and current there since the body started
+        // What a task was to write for which this one waited, and failed, can be overwritten, but not be looked at.
+        let overwrites = write || !operand.fetches();
+        let (place, assigned) = match (place, current.assigned()) {
+            (Some(place), Some(assigned)) => (place, assigned),
+            (_, Some(_)) => return Err(self.no_data(py, current)),
+            // At home, and current there since the body started, apart from that.
+            (_, None) => return self.bring_home(py, region, overwrites).map(|()| None),
         };
+        if overwrites {
+            assigned.overwrites(index, region);
+        } else if let Some(error) = assigned.lost(index, region) {
+            return Err(errors::data(py, &error));
+        }
         let Some(key) = place.device else {
             return Ok(None);
         };
@@ -139,7 +149,7 @@ impl Array {
                 ),
             ));
         };
-        let address = address_within(place, &operand.region, region);
+        let address = address_within(&place, &operand.region, region);
         let keep = DeviceBlock::new(device.0, Arc::clone(&place.block));
         let strides = PyTuple::new(py, &place.strides)?;
         (device.0, address, strides, keep)
@@ -166,6 +176,18 @@ impl Array {
                 current.task.get().describe(py),
                 current.device_names(py),
                 self.data.name(),
+            ),
+        )
+    }
+
+    fn no_data(&self, py: Python<'_>, current: &Current) -> PyErr {
+        errors::parla_error(
+            py,
+            format!(
+                "{} has no longer {} on {}: it could not be brought there again after a wait",
+                current.task.get().describe(py),
+                self.data.name(),
+                current.device_names(py),
             ),
         )
     }
@@ -326,7 +348,7 @@ impl Array {
         let operand = current
             .as_ref()
             .and_then(|current| current.find(&self.data, &region, true));
-        Ok(operand.is_none_or(|(operand, _)| operand.access.writes()))
+        Ok(operand.is_none_or(|(_, operand, _)| operand.access.writes()))
     }
 
     /// Gives its copies in a memory back; what is newest there goes home first.

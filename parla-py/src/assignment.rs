@@ -92,14 +92,19 @@ impl Current {
         &self.operands
     }
 
-    /// The operand that contains `region`, and where it is (`None`: at home). If there are several, one on the current device goes first, then
+    /// Where it was placed, if somebody had to choose.
+    pub(crate) fn assigned(&self) -> Option<&Arc<Assigned>> {
+        self.assigned.as_ref()
+    }
+
+    /// The operand that contains `region`, its number, and where it is (`None`: at home). If there are several, one on the current device goes first, then
     /// one that may be written if that is wanted.
     pub(crate) fn find(
         &self,
         array: &parla_data::Array,
         region: &Region,
         write: bool,
-    ) -> Option<(&Operand, Option<&Place>)> {
+    ) -> Option<(usize, &Operand, Option<Place>)> {
         let contains =
             |operand: &Operand| operand.array.id() == array.id() && operand.region.contains(region);
         let rank =
@@ -113,8 +118,8 @@ impl Current {
         let place = self
             .assigned
             .as_ref()
-            .and_then(|assigned| assigned.places().get(index));
-        Some((operand, place))
+            .and_then(|assigned| assigned.place(index));
+        Some((index, operand, place))
     }
 
     /// The task's stream on a device, if that is one of its devices and has streams.

@@ -26,8 +26,8 @@ use report::{MAX_LINES, deadlock, describe, reasons};
 use this_thread::{OPEN, OPENED};
 pub(crate) use this_thread::{
     add_released, current, current_task, detached, enter_cancelled, enter_task, is_any_open,
-    note_spawned, of_this_thread, runs_a_task, runs_a_task_with_arrays, spawn_in,
-    store_of_this_thread, take_released,
+    note_spawned, of_this_thread, runs_a_placed_task, runs_a_task, runs_a_task_with_arrays,
+    spawn_in, store_of_this_thread, take_released,
 };
 use waiting::{check_not_forked, now, wait_unless_stalled};
 pub(crate) use waiting::{on_this_thread_detached, renew_arrays, wait_for};

@@ -259,12 +259,19 @@ impl Task {
     pub(crate) fn wait_end(slf: &Bound<'_, Self>, timeout: Option<Duration>) -> PyResult<()> {
         let this = slf.get();
         let py = slf.py();
-        if this.is_done() || runtime::wait_for(py, &this.rt, this.id(), timeout)? {
-            return if runtime::runs_a_task_with_arrays() {
-                runtime::renew_arrays(py)
-            } else {
-                Ok(())
-            };
+        let waited = if this.is_done() {
+            Ok(true)
+        } else {
+            runtime::wait_for(py, &this.rt, this.id(), timeout)
+        };
+        // However the wait ended: meanwhile others may have changed the arrays of the task that runs here, or have had their memory.
+        let renewed = if runtime::runs_a_placed_task() {
+            runtime::renew_arrays(py)
+        } else {
+            Ok(())
+        };
+        if waited? {
+            return renewed;
         }
         let seconds = timeout.unwrap_or_default().as_secs_f64();
         Err(PyTimeoutError::new_err(format!(
@@ -330,12 +337,24 @@ impl Task {
             Outcome::Pending => None,
         };
         use parla_core::TaskState as S;
+        use parla_sched::PlacedState as P;
+        let placed = || match self.has_uses {
+            true => self.rt.placed_state(self.id()),
+            false => None,
+        };
         let name = name.unwrap_or_else(|| match self.rt.state(self.id()) {
             S::Declared | S::Waiting => "waiting",
-            S::Ready => "ready",
+            S::Ready => match placed() {
+                Some(P::Staging) => "staging",
+                Some(P::Placed) => "placed",
+                Some(P::Draining) => "draining",
+                Some(P::Paused) | None => "ready",
+            },
             // To the graph a task that runs ahead of its devices has ended.
             S::Suspended | S::Running | S::Done if self.is_draining() => "draining",
             S::Suspended => "suspended",
+            S::Running if placed() == Some(P::Paused) => "suspended",
+            S::Running if placed() == Some(P::Staging) => "staging",
             S::Running | S::Done | S::Failed => "running",
             S::Cancelled => "cancelled",
         });

@@ -32,11 +32,15 @@ mod runtime;
 )]
 mod sleep;
 mod sync;
+#[cfg(not(loom))]
+mod whereabouts;
 
 #[cfg(not(loom))]
 pub use placing::{Assigned, Choice, Placing, Runahead};
 #[cfg(not(loom))]
 pub use runtime::{
-    Cx, DeviceStats, Executor, Options, Placement, PlacingError, Reservation, Runtime,
+    Cx, DeviceStats, Executor, Options, PlacedState, Placement, PlacingError, Reservation, Runtime,
     RuntimeError, SpawnError, Stats, Step, Task, Tick, Waited, WorkerStats,
 };
+#[cfg(not(loom))]
+pub use whereabouts::{Resource, Shortage, Whereabouts};

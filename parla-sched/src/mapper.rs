@@ -4,9 +4,9 @@
 //! units of every device), asks the [policy](SchedulingPolicy) and checks what that answers. A task goes through
 //!
 //! ```text
-//! spawned --ready--> pushed --assign--> placed --staged--> waiting --take_runnable--> running --ended--> (gone)
-//!                                                             ^                        |
-//!                                                             +--ready-- suspended <---+
+//! spawned --ready--> pushed --assign--> placed --staged--> waiting --take_runnable--> running --drains--> draining --ended--> (gone)
+//!                                         ^                                              |
+//!                                         +--take_returning-- returning <--ready-- suspended
 //! ```
 //!
 //! A running task whose body has returned while its devices are still at work *drains*: it gives its units back, so that the next body can put its
@@ -14,21 +14,23 @@
 //!
 //! | | holds |
 //! |---|---|
-//! | placed to ended | the memory it claims, on all its devices or on none |
+//! | placed to draining | the memory it claims, on all its devices or on none |
 //! | placed, waiting | a place on each exclusive device (a GPU): `depth` of them stage data ahead of those that run |
-//! | placed to ended, but not suspended | a place on each shared device (a CPU): `n_workers + depth` of them |
-//! | running, but not draining | the compute units it claims of exclusive devices, of all at once or of none |
+//! | placed to running | a place on each shared device (a CPU): `n_workers + depth` of them |
+//! | running | the compute units it claims of exclusive devices, of all at once or of none |
+//! | suspended, returning | nothing: what it held, those may need that it waits for |
 //!
 //! Claims on shared devices are not in these accounts: the runtime's admission has them. A task that comes back after it was suspended has
-//! no place: otherwise parents that wait for their children could fill the places that these need.
+//! no place: otherwise parents that wait for their children could fill the places that these need. It comes back as it came the first time: memory, then
+//! its data, then compute units. What it claims of a device's memory goes to it before anybody else is placed there.
 //!
 //! **Nobody starves.** A ready task that is first in order of service (priority, then first come) and was passed over [`PATIENCE`] times gets
 //! a reservation: the devices of one of its choices take nobody behind it any more, [`View::fits`](crate::policy::View::fits) is false for
 //! those. So every policy that returns tasks that fit is free of starvation, big claims and tasks on several devices included. The reservation
-//! ends when the task is placed, when the policy does not take it though it fits, or when waiting is of no use because those who hold what
-//! it needs are all suspended. Compute units are granted by the same rule.
+//! ends when the task is placed, or when the policy does not take it though it fits. Compute units are granted by the same rule.
 //!
-//! **No deadlock.** What a task gets it gets on all its devices at once, so nobody holds a part while it waits for another.
+//! **No deadlock.** What a task gets it gets on all its devices at once, so nobody holds a part while it waits for another. And everybody asks in
+//! the same order: memory, room for data, compute units, a claim on the CPUs. Those who have all of them run; they end, or wait for others and hold nothing.
 //!
 //! **Cost.** An event costs `O(log n)` in the ready tasks and `O(1)` in all others, units are granted in the number of different wants among
 //! the staged tasks (at most `depth` a device, and those that resume). A decision asks the policy at most once per device with a free
@@ -44,7 +46,7 @@ use parla_core::{Claim, DeviceId, MachineModel, TaskId};
 use smallvec::SmallVec;
 
 use crate::policy::{Note, SchedulingPolicy};
-use crate::{Placing, PlacingError};
+use crate::{Placing, PlacingError, Shortage};
 
 mod state;
 mod units;
@@ -135,6 +137,8 @@ pub(crate) struct Mapper {
     decided: Vec<Placed>,
     /// Tasks that have their compute units and have not been handed out.
     runnable: Vec<(TaskId, i32)>,
+    /// Tasks that have their memory again and have not been handed out.
+    returning: Vec<TaskId>,
     /// Devices for which the policy returned something that is no task's fault; not asked again before something else happens.
     distrusted: Vec<bool>,
     /// The last [`assign`](Self::assign) had tasks to place and placed none, and nothing has happened since.
@@ -170,6 +174,7 @@ impl Mapper {
             fresh: Vec::new(),
             decided: Vec::new(),
             runnable: Vec::new(),
+            returning: Vec::new(),
             distrusted: vec![false; n_devices],
             took_nothing: false,
             last_fault: None,
@@ -227,7 +232,7 @@ impl Mapper {
     pub(crate) fn assign(&mut self, world: &dyn World) -> Result<Vec<Placed>, PolicyFault> {
         self.announce(world);
         // Those that begin to run make place for others to be staged.
-        self.grant();
+        self.grant(world);
         let mut refused = self.distrusted.clone();
         while self.state.n_pushed() > 0 {
             let Some(device) = self.state.neediest(&refused) else {
@@ -290,12 +295,27 @@ impl Mapper {
 
     /// The tasks whose compute units have been granted since the last call, in order of priority and then arrival; they count as running.
     pub(crate) fn take_runnable(&mut self) -> Vec<(TaskId, i32)> {
-        self.grant();
+        self.grant_units();
         self.step();
         std::mem::take(&mut self.runnable)
     }
 
-    fn grant(&mut self) {
+    /// The tasks that have got their memory again since the last call: their data can be brought anew.
+    pub(crate) fn take_returning(&mut self, world: &dyn World) -> Vec<TaskId> {
+        self.grant(world);
+        std::mem::take(&mut self.returning)
+    }
+
+    fn grant(&mut self, world: &dyn World) {
+        let returning = self.state.grant_memory(world);
+        if !returning.is_empty() {
+            self.moved();
+            self.returning.extend(returning);
+        }
+        self.grant_units();
+    }
+
+    fn grant_units(&mut self) {
         let granted = self.state.grant_units();
         if !granted.is_empty() {
             self.moved();
@@ -303,7 +323,14 @@ impl Mapper {
         }
     }
 
-    /// A running task waits for others: its compute units are free, its memory is not.
+    /// The body of a running task is over, its devices are not done: its compute units are free, its memory is not.
+    pub(crate) fn drains(&mut self, id: TaskId) {
+        self.state.drain(id);
+        self.moved();
+        self.step();
+    }
+
+    /// A running task waits for others: all that it holds is free.
     pub(crate) fn suspended(&mut self, id: TaskId) {
         self.state.suspend(id);
         self.moved();
@@ -353,6 +380,7 @@ impl Mapper {
         self.happened(world);
         if self.state.remove(id).is_some() {
             self.runnable.retain(|&(granted, _)| granted != id);
+            self.returning.retain(|&granted| granted != id);
             let view = MapperView::new(&self.state, &self.desk, world);
             self.policy.on_removed(&view, id);
         }
@@ -379,6 +407,16 @@ impl Mapper {
     /// What the policy did wrong last, if ever.
     pub(crate) fn last_fault(&self) -> Option<&PolicyFault> {
         self.last_fault.as_ref()
+    }
+
+    /// What stands between a task and its next stage, as far as it is a matter of these accounts.
+    pub(crate) fn wants(&self, id: TaskId, world: &dyn World) -> Vec<Shortage> {
+        self.state.wants(id, world)
+    }
+
+    /// Whether it was spawned here and has not ended.
+    pub(crate) fn knows(&self, id: TaskId) -> bool {
+        self.state.is_spawned(id)
     }
 
     /// The policy's name.

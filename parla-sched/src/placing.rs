@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
-use parla_core::{Access, Claim, DeviceId, TraceUse};
-use parla_data::{Ended, Operand, Staged};
-use parla_device::{DeviceError, Place, Stream};
+use parla_core::{Access, Claim, DeviceId, Region, TraceUse};
+use parla_data::{DataError, Ended, Operand, Staged};
+use parla_device::{DeviceError, Event, Place, Stream};
 use smallvec::SmallVec;
 
 use crate::mapper::Placed;
@@ -63,8 +63,9 @@ pub struct Assigned {
     pub operands: Arc<[Operand]>,
     /// When its dependents go on.
     pub runahead: Runahead,
-    places: Vec<Place>,
-    /// Its operands, in place, until it ends.
+    /// Bytes that it claims of the memory of each device.
+    pub(crate) room: SmallVec<[u64; 2]>,
+    /// Its operands, in place, until it ends or waits. Nothing else here keeps memory of a device alive: whoever is given it next needs all of it.
     staged: Mutex<Option<Staged>>,
     started: OnceLock<Instant>,
     drained: OnceLock<Instant>,
@@ -75,6 +76,7 @@ impl Assigned {
     /// What a device says of the wait for copies that are under way.
     pub(crate) fn new(
         placed: &Placed,
+        room: SmallVec<[u64; 2]>,
         streams: SmallVec<[Option<Arc<dyn Stream>>; 1]>,
         staged: Staged,
     ) -> Result<Self, DeviceError> {
@@ -86,7 +88,7 @@ impl Assigned {
             variant: placed.variant,
             operands: Arc::clone(&placed.placing.operands),
             runahead: placed.placing.runahead,
-            places: staged.places().to_vec(),
+            room,
             staged: Mutex::new(Some(staged)),
             started: OnceLock::new(),
             drained: OnceLock::new(),
@@ -106,26 +108,45 @@ impl Assigned {
             variant: self.variant,
             operands: Arc::clone(&self.operands),
             runahead: self.runahead,
-            places: staged.places().to_vec(),
+            room: self.room.clone(),
             staged: Mutex::new(Some(staged)),
             started: self.started.clone(),
             drained: OnceLock::new(),
         })
     }
 
-    /// The body waits for others, who may change what it uses: lets go of its operands, at what it has given to its streams so far.
+    /// Whether it holds anything of a memory: data, or room that it claims.
+    fn holds_memory(&self) -> bool {
+        !self.operands.is_empty() || self.room.iter().any(|bytes| *bytes > 0)
+    }
+
+    /// The body waits for others, who may change what it uses and need the memory: lets go of its operands, at what it has given to its
+    /// streams so far, and of the room that it claims.
     pub(crate) fn pause(&self) -> Result<(), DeviceError> {
-        if self.operands.is_empty() {
+        if !self.holds_memory() {
             return Ok(());
         }
+        match self.outstanding() {
+            Ok(events) => {
+                self.end(Ended::Well(events));
+                Ok(())
+            }
+            Err(error) => {
+                self.end(Ended::Badly(error.to_string()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Events after all that its streams have not done yet.
+    fn outstanding(&self) -> Result<Vec<Arc<dyn Event>>, DeviceError> {
         let mut events = Vec::new();
         for stream in self.streams.iter().flatten() {
             if !stream.is_idle()? {
                 events.push(stream.record()?);
             }
         }
-        self.end(Ended::Well(events));
-        Ok(())
+        Ok(events)
     }
 
     /// Its operands when it goes on: what it has written before it must find again.
@@ -141,15 +162,41 @@ impl Assigned {
         self.operands.iter().map(again).collect()
     }
 
-    /// Whether it was paused.
-    pub(crate) fn is_paused(&self) -> bool {
-        !self.operands.is_empty() && self.staged.lock().is_none()
+    /// Whether what it holds of memories is in place.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.staged.lock().is_some()
     }
 
-    /// For each operand, where the first element of its region is.
+    /// Whether it was paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.holds_memory() && self.staged.lock().is_none()
+    }
+
+    /// For each operand, where the first element of its region is; empty while the task waits, and after its end.
     #[must_use]
-    pub fn places(&self) -> &[Place] {
-        &self.places
+    pub fn places(&self) -> Vec<Place> {
+        let staged = self.staged.lock();
+        let places = staged.as_ref().map(Staged::places);
+        places.unwrap_or_default().to_vec()
+    }
+
+    /// Where the first element of an operand's region is. `None` while the task waits, and after its end.
+    #[must_use]
+    pub fn place(&self, operand: usize) -> Option<Place> {
+        self.staged.lock().as_ref()?.places().get(operand).cloned()
+    }
+
+    /// Why the body cannot look at a box of an operand, if so it is: it has no valid contents since a task failed that it waited for.
+    #[must_use]
+    pub fn lost(&self, operand: usize, region: &Region) -> Option<DataError> {
+        self.staged.lock().as_ref()?.lost(operand, region)
+    }
+
+    /// The body is about to overwrite all of a box of an operand.
+    pub fn overwrites(&self, operand: usize, region: &Region) {
+        if let Some(staged) = &mut *self.staged.lock() {
+            staged.overwritten(operand, region);
+        }
     }
 
     /// The body is about to start, or to go on with its operands in place again.

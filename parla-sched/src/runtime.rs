@@ -2,9 +2,11 @@
 
 mod actors;
 mod ahead;
+mod aside;
 mod config;
 mod places;
 mod reserve;
+mod seat;
 mod shared;
 mod threads;
 mod trace;
@@ -22,12 +24,13 @@ pub use config::{
     DeviceStats, Options, Placement, PlacingError, RuntimeError, SpawnError, Stats, Task,
     WorkerStats,
 };
+pub use places::PlacedState;
 pub use reserve::Reservation;
+use seat::Seat;
 use shared::Shared;
 use trace::Trace;
 pub use wait::{Tick, Waited};
 pub use worker::Cx;
-use worker::Seat;
 
 /// What a body is and how to run it. The runtime knows nothing else about tasks.
 pub trait Executor: Send + Sync + Sized + 'static {
@@ -158,6 +161,9 @@ impl<E: Executor> Runtime<E> {
 
     /// Cancels a task that has not started (or is suspended), and with it its dependents. `false`: too late.
     pub fn cancel(&self, id: TaskId) -> bool {
+        if self.shared.is_draining(id) {
+            return false;
+        }
         let _actor = self.shared.act();
         let mut completed = Completed::default();
         let did = self.shared.graph.cancel(id, &mut completed);

@@ -4,32 +4,29 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
+use parla_core::MemoryId;
 use parla_core::lock::Mutex;
-use parla_core::{DeviceId, MemoryId};
 use parla_device::{Block, DeviceError, Event};
-use smallvec::SmallVec;
 
 use super::groups::Group;
 use super::writers::leave_writers;
-use super::{StagedCallback, Store};
+use super::{Order, StagedCallback, Store};
 use crate::array::Shared;
 use crate::directory::InstanceId;
 use crate::instance::Instance;
 use crate::op::Op;
-use crate::store::staged::Staged;
+use crate::store::staged::{Staged, without};
 use crate::{DataError, Operand};
 
 /// Operands that are to be brought to devices.
 pub(super) struct Request {
-    pub(super) operands: Arc<[Operand]>,
-    pub(super) devices: SmallVec<[DeviceId; 2]>,
-    pub(super) extra: u64,
+    pub(super) order: Order,
     pub(super) done: StagedCallback,
 }
 
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Request({} operands)", self.operands.len())
+        write!(f, "Request({} operands)", self.order.operands.len())
     }
 }
 
@@ -186,7 +183,7 @@ impl Store {
                 Ok(placed) => {
                     self.n_waiting.fetch_sub(1, Ordering::SeqCst);
                     after.placed.push((request.done, placed));
-                    after.finished.push(request.operands);
+                    after.finished.push(request.order.operands);
                 }
             }
         }
@@ -199,20 +196,21 @@ impl Store {
         taken: u64,
         after: &mut After,
     ) -> Result<Placed, Refusal> {
-        let Some(ticket) = self.enter_writers(&request.operands, &request.devices) else {
+        let Some(ticket) = self.enter_writers(&request.order.operands, &request.order.devices)
+        else {
             return Err(Refusal::Disturbed);
         };
-        let groups = self.groups(&request.operands, &request.devices);
+        let groups = self.groups(&request.order.operands, &request.order.devices);
         let held = self.hold_any(request, &groups, taken, after);
-        let ids = held.inspect_err(|_| leave_writers(&request.operands, ticket))?;
+        let ids = held.inspect_err(|_| leave_writers(&request.order.operands, ticket))?;
         let ids: Vec<_> = groups.iter().zip(ids).collect();
-        let mut staged = Staged::new(self, &request.operands, Some(ticket));
-        for device in &request.devices {
+        let mut staged = Staged::new(self, &request.order.operands, Some(ticket));
+        for (device, &bytes) in request.order.devices.iter().zip(&request.order.room) {
             let memory = self.model().memory_of(*device);
-            if request.extra > 0 {
+            if bytes > 0 {
                 let reserved = &self.memory(memory).reserved;
-                reserved.fetch_add(request.extra, Ordering::SeqCst);
-                staged.extra.push((memory, request.extra));
+                reserved.fetch_add(bytes, Ordering::SeqCst);
+                staged.extra.push((memory, bytes));
             }
         }
         match self.bring(request, &ids, &mut staged, after) {
@@ -255,15 +253,19 @@ impl Store {
     }
 
     fn out_of_memory(&self, request: &Request, id: MemoryId) -> DataError {
-        let groups = self.groups(&request.operands, &request.devices);
+        let groups = self.groups(&request.order.operands, &request.order.devices);
         let there = groups.iter().filter(|group| group.memory == id);
         let memory = self.memory(id);
         DataError::OutOfMemory {
             memory: memory.name.clone(),
-            requested: there.map(Group::bytes).sum::<u64>() + request.extra,
+            requested: there.map(Group::bytes).sum::<u64>() + self.room_of(request, id),
             free: memory.free(),
             capacity: memory.capacity,
         }
+    }
+
+    fn room_of(&self, request: &Request, memory: MemoryId) -> u64 {
+        self.room_in(memory, &request.order.devices, &request.order.room)
     }
 
     /// With `exact`, only instances are used that are no larger than they have to be.
@@ -316,11 +318,7 @@ impl Store {
         };
         for memory in self.memory_ids() {
             let there = missing().filter(|group| group.memory == memory);
-            let slots = request.devices.iter();
-            let n_slots = slots
-                .filter(|d| self.model().memory_of(**d) == memory)
-                .count();
-            let bytes = there.map(Group::bytes).sum::<u64>() + request.extra * n_slots as u64;
+            let bytes = there.map(Group::bytes).sum::<u64>() + self.room_of(request, memory);
             if bytes == 0 {
                 continue;
             }
@@ -406,9 +404,9 @@ impl Store {
         after: &mut After,
     ) -> Result<Waits, DataError> {
         // One pin per operand, as `Staged` gives them back: first all, so that an error leaves nothing half pinned.
-        for (i, operand) in request.operands.iter().enumerate() {
+        for (i, operand) in request.order.operands.iter().enumerate() {
             let group = ids.iter().find(|(group, _)| group.members.contains(&i));
-            let memory = self.model().memory_of(request.devices[operand.slot]);
+            let memory = self.model().memory_of(request.order.devices[operand.slot]);
             let id = group.map_or(InstanceId::HOME, |(_, id)| *id);
             let mut state = operand.array.0.state.lock();
             let instance = state.get_mut(id).expect("it is pinned, or the home");
@@ -426,17 +424,28 @@ impl Store {
             staged.places.push(place);
         }
         let mut waits: Waits = Vec::new();
-        for (i, operand) in request.operands.iter().enumerate() {
+        for (i, operand) in request.order.operands.iter().enumerate() {
             if operand.region.is_empty() {
                 continue;
             }
             let id = staged.instances[i];
             let mut state = operand.array.0.state.lock();
-            if operand.fetches() {
-                let array = &operand.array.0;
+            let array = &operand.array.0;
+            if request.order.again {
+                self.purge_lost(&mut state);
+                let lost = state.directory.lost(&operand.region);
+                let boxes = without(&operand.region, lost.iter().map(|(region, _)| region));
+                for region in boxes {
+                    self.fetch(array, &mut state, id, &region, &mut after.ops)?;
+                }
+                let lost = lost.into_iter();
+                staged
+                    .lost
+                    .extend(lost.map(|(region, why)| (i, region, why)));
+            } else if operand.fetches() {
                 self.fetch(array, &mut state, id, &operand.region, &mut after.ops)?;
             }
-            let device = request.devices[operand.slot];
+            let device = request.order.devices[operand.slot];
             let ordered = self.machine.device(device).stream_ordered();
             let instance = state.get(id).expect("it is pinned, or the home");
             for outstanding in instance.before(&operand.region, operand.access.writes()) {

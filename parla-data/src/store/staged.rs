@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parla_core::{MachineModel, MemoryId, TraceUse};
+use parla_core::{MachineModel, MemoryId, Region, TraceUse};
 use parla_device::{Event, Place};
 use smallvec::SmallVec;
 
 use super::writers::{Ticket, leave_writers};
 use super::{Ended, Store};
-use crate::Operand;
 use crate::array::Shared;
 use crate::directory::InstanceId;
 use crate::instance::{Instance, Outstanding, State};
 use crate::op::Op;
+use crate::{DataError, Operand};
 
 /// Operands in place. They stay there until this is [ended](Staged::end) (or dropped: as [`Ended::NotBegun`]).
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct Staged {
     pub(super) events: Vec<(usize, Arc<dyn Event>)>,
     // What the body's streams wait for and may still fail.
     pub(super) inputs: Vec<Arc<Op>>,
+    // By operand: what of it has no valid contents. It is written, but not made valid by that, unless all of it is.
+    pub(super) lost: Vec<(usize, Region, Arc<str>)>,
     // What is reserved beyond the operands.
     pub(super) extra: SmallVec<[(MemoryId, u64); 1]>,
     begun: bool,
@@ -51,6 +53,7 @@ impl Staged {
             places: Vec::with_capacity(operands.len()),
             events: Vec::new(),
             inputs: Vec::new(),
+            lost: Vec::new(),
             extra: SmallVec::new(),
             begun: false,
             ended: false,
@@ -76,13 +79,15 @@ impl Staged {
         if self.store.keeps_versions() {
             self.uses = self.look();
         }
-        for (operand, id) in uses(&self.operands, &self.instances) {
+        for (i, (operand, id)) in uses(&self.operands, &self.instances).enumerate() {
             let array = &operand.array.0;
             if !operand.access.writes() || self.ticket.is_none() && operand.array.is_host_only() {
                 continue;
             }
             let mut state = array.state.lock();
-            state.written(&operand.region, id);
+            for region in self.kept(i) {
+                state.written(&region, id);
+            }
             if let Some(ticket) = self.ticket {
                 state.claim(ticket, false);
             }
@@ -138,6 +143,50 @@ impl Staged {
         }
     }
 
+    /// What of an operand has valid contents, or is overwritten.
+    fn kept(&self, operand: usize) -> Vec<Region> {
+        let lost = self.lost.iter().filter(|(i, ..)| *i == operand);
+        without(
+            &self.operands[operand].region,
+            lost.map(|(_, region, _)| region),
+        )
+    }
+
+    /// Why a box of an operand cannot be read, if so it is: what the task waited for failed while it wrote there.
+    #[must_use]
+    pub fn lost(&self, operand: usize, region: &Region) -> Option<DataError> {
+        let found = self.lost.iter().find_map(|(i, lost, because)| {
+            let common = lost.intersection(region).filter(|_| *i == operand)?;
+            Some((common, because))
+        });
+        let (region, because) = found?;
+        Some(DataError::Invalid {
+            array: self.operands[operand].array.name().to_owned(),
+            region,
+            because: because.to_string(),
+        })
+    }
+
+    /// The body is about to overwrite all of a box of an operand: what it had lost there does not matter any more.
+    pub fn overwritten(&mut self, operand: usize, region: &Region) {
+        let lost = std::mem::take(&mut self.lost);
+        let (mine, others): (Vec<_>, Vec<_>) = lost.into_iter().partition(|(i, ..)| *i == operand);
+        if mine.is_empty() {
+            self.lost = others;
+            return;
+        }
+        let rest = mine.into_iter().flat_map(|(i, lost, because)| {
+            let rest = lost.difference(region).into_iter();
+            rest.map(move |rest| (i, rest, Arc::clone(&because)))
+        });
+        self.lost = rest.chain(others).collect();
+        let id = self.instances.get(operand).copied();
+        let array = &self.operands[operand].array.0;
+        let mut state = array.state.lock();
+        state.written(region, id.unwrap_or(InstanceId::HOME));
+        array.update_host_only(&state);
+    }
+
     /// Where nothing is fetched nothing may be copied from now on, until the body begins.
     pub(super) fn claim(&self) {
         for operand in self.operands.iter().filter(|o| !o.fetches()) {
@@ -172,14 +221,14 @@ impl Staged {
         };
         let instances = std::mem::take(&mut self.instances);
         let mut unused = Vec::new();
-        for (operand, id) in uses(&self.operands, &instances) {
+        for (i, (operand, id)) in uses(&self.operands, &instances).enumerate() {
             let array = &operand.array.0;
             let quiet = ops.is_empty() && !matches!(how, Ended::Badly(_));
             if self.ticket.is_none() && quiet && operand.array.is_host_only() {
                 continue;
             }
             let mut state = array.state.lock();
-            leave(&mut state, operand, id, &how, &ops);
+            leave(&mut state, operand, &self.kept(i), id, &how, &ops);
             if id != InstanceId::HOME
                 && let Some(instance) = state.get_mut(id)
             {
@@ -254,8 +303,30 @@ fn uses<'a>(
     operands.iter().zip(instances)
 }
 
+/// What is left of a box without others.
+pub(super) fn without<'a>(
+    region: &Region,
+    others: impl Iterator<Item = &'a Region>,
+) -> Vec<Region> {
+    let mut rest = vec![region.clone()];
+    for other in others {
+        rest = rest
+            .iter()
+            .flat_map(|part| part.difference(other))
+            .collect();
+    }
+    rest
+}
+
 /// Writes down in one array how a body left an operand.
-fn leave(state: &mut State, operand: &Operand, id: InstanceId, how: &Ended, ops: &[Arc<Op>]) {
+fn leave(
+    state: &mut State,
+    operand: &Operand,
+    kept: &[Region],
+    id: InstanceId,
+    how: &Ended,
+    ops: &[Arc<Op>],
+) {
     let region = &operand.region;
     let writes = operand.access.writes();
     match how {
@@ -268,7 +339,7 @@ fn leave(state: &mut State, operand: &Operand, id: InstanceId, how: &Ended, ops:
             return;
         }
         // Once more: a copy that was made while the body ran is of no use.
-        Ended::Well(_) if writes => state.written(region, id),
+        Ended::Well(_) if writes => kept.iter().for_each(|kept| state.written(kept, id)),
         Ended::Well(_) => {}
     }
     let Some(instance) = state.get_mut(id) else {
@@ -279,11 +350,7 @@ fn leave(state: &mut State, operand: &Operand, id: InstanceId, how: &Ended, ops:
             op: Arc::clone(op),
             region: region.clone(),
             write: writes,
-            live: if writes {
-                vec![region.clone()]
-            } else {
-                Vec::new()
-            },
+            live: if writes { kept.to_vec() } else { Vec::new() },
         });
     }
 }

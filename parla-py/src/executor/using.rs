@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parla_core::{DeviceId, MachineModel};
-use parla_data::{Ended, Operand};
+use parla_data::{DataError, Ended, Operand};
 use parla_device::{Device, DeviceError, Event, Machine};
 use parla_sched::{Assigned, Cx, Runahead};
 use pyo3::exceptions::PyMemoryError;
@@ -31,9 +31,10 @@ impl PyExecutor {
         if let Err(error) = self.prepare(py, task, assigned.as_ref()) {
             return Ran::Failed(error);
         }
-        let ran = run_on_devices(py, task, assigned.as_deref(), || {
+        let ran = run_on_devices(py, task, assigned, || {
             thread.in_context(py, task, || step(py, task))
         });
+        let assigned = cx.assigned(); // another one, if the body has waited
         let (runahead, kernel_errors, operands) = {
             let mut core = task.get().core.lock();
             let uses = core.uses.as_mut().expect("it is there until the task ends");
@@ -98,7 +99,11 @@ impl PyExecutor {
             let (array, region) = (&operand.array, &operand.region);
             // After a wait also what it wrote itself: those it waited for may have changed that.
             if operand.fetches() || goes_on {
-                store.to_host(array, region, false)?;
+                match store.to_host(array, region, false) {
+                    // Who was waited for has failed. The body goes on, and hears of it when it looks there.
+                    Err(DataError::Invalid { .. }) if goes_on => return Ok(()),
+                    brought => brought?,
+                }
             }
             if operand.access.writes() {
                 store.to_host(array, region, true)?;
@@ -117,24 +122,24 @@ impl PyExecutor {
         task: &Py<Task>,
     ) -> PyResult<()> {
         let operands = match &task.get().core.lock().uses {
-            Some(uses) if !uses.operands.is_empty() => Arc::clone(&uses.operands),
+            Some(uses) => Arc::clone(&uses.operands),
             _ => return Ok(()),
         };
-        match runtime::on_this_thread_detached(py, || cx.renew_data()) {
-            Ok(Some(assigned)) => {
-                let before = task
-                    .get()
-                    .core
-                    .lock()
-                    .uses
-                    .as_mut()
-                    .and_then(|uses| uses.assigned.replace(assigned));
-                drop(before);
-                Ok(())
-            }
-            Ok(None) => self.bring_home(py, &operands, true),
-            Err(error) => Err(errors::data(py, &error)),
-        }
+        let renewed = runtime::on_this_thread_detached(py, || cx.renew_data());
+        let Some(assigned) = cx.assigned() else {
+            return self.bring_home(py, &operands, true);
+        };
+        let before = task
+            .get()
+            .core
+            .lock()
+            .uses
+            .as_mut()
+            .and_then(|uses| uses.assigned.replace(assigned));
+        drop(before);
+        renewed
+            .map(drop)
+            .map_err(|error| errors::placing(py, &error))
     }
 
     /// The body has returned or raised: what its devices still have to do comes first.
@@ -251,7 +256,7 @@ impl Drop for CurrentContext {
 fn run_on_devices(
     py: Python<'_>,
     task: &Py<Task>,
-    assigned: Option<&Assigned>,
+    assigned: Option<Arc<Assigned>>,
     run: impl FnOnce() -> Ran,
 ) -> Ran {
     let Some(assigned) = assigned else {
@@ -265,8 +270,8 @@ fn run_on_devices(
             return Ok(None);
         }
         // First, and given back last: the libraries change it, too.
-        context = assignment::make_current(task.get(), assigned, &machine);
-        let devices = assignment::to_list(py, task.get(), assigned)?;
+        context = assignment::make_current(task.get(), &assigned, &machine);
+        let devices = assignment::to_list(py, task.get(), &assigned)?;
         let token = python::enter_devices(py)?.call1((devices,))?;
         Ok(Some(token.unbind()))
     };
@@ -276,6 +281,7 @@ fn run_on_devices(
         Ok(token) => token,
         Err(error) => return Ran::Failed(error),
     };
+    drop(assigned);
     let ran = run();
     let Some(token) = token else {
         return ran;

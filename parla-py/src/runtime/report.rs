@@ -1,6 +1,7 @@
 //! What nobody can go on with, and why, in words.
 
 use parla_core::{Blocked, Diagnosis, Reason, TaskId, TaskState};
+use parla_sched::{Resource, Shortage, Whereabouts};
 use pyo3::prelude::*;
 
 use super::Rt;
@@ -59,11 +60,128 @@ pub(super) fn reasons(
             describe(py, rt, on, false)
         ));
     }
-    match (waits_for.is_empty(), blocked.state) {
+    let state = blocked.state;
+    if waits_for.is_empty() || state == TaskState::Running {
+        let whereabouts = py.detach(|| rt.whereabouts(blocked.id));
+        waits_for.extend(whereabouts.and_then(|found| in_words(py, rt, state, &found)));
+    }
+    match (waits_for.is_empty(), state) {
         (false, _) => waits_for.join(" and "),
         (true, TaskState::Running) => "is running".to_owned(),
         (true, TaskState::Ready) => "is ready to run".to_owned(),
         (true, _) => "waits".to_owned(),
+    }
+}
+
+/// What a task that was given devices, or is to be, is doing or waiting for.
+fn in_words(py: Python<'_>, rt: &Rt, state: TaskState, found: &Whereabouts) -> Option<String> {
+    let because = |waits: &[Shortage]| {
+        let waits = waits.iter().take(MAX_LINES);
+        let waits: Vec<_> = waits.map(|wait| shortage(py, rt, wait)).collect();
+        match waits.is_empty() {
+            true => String::new(),
+            false => format!(": {}", waits.join(", and ")),
+        }
+    };
+    Some(match found {
+        Whereabouts::Unplaced(waits) if state == TaskState::Running && waits.is_empty() => {
+            return None;
+        }
+        Whereabouts::Unplaced(waits) if waits.is_empty() => {
+            "is ready, and its policy has given it no device yet".to_owned()
+        }
+        Whereabouts::Unplaced(waits) => format!("waits for a device{}", because(waits)),
+        Whereabouts::Staging {
+            devices,
+            n_arrays,
+            bytes,
+            waits,
+        } => {
+            let arrays = if *n_arrays == 1 { "array" } else { "arrays" };
+            let to = devices.join(" and ");
+            let what = match (waits.is_empty(), n_arrays) {
+                (_, 0) => format!("waits for its arrays on {to}"),
+                (true, n) => format!("is bringing {n} {arrays}, {}, to {to}", mebibytes(*bytes)),
+                (false, n) => {
+                    format!(
+                        "waits to bring {n} {arrays}, {}, to {to}",
+                        mebibytes(*bytes)
+                    )
+                }
+            };
+            what + &because(waits)
+        }
+        Whereabouts::Placed { .. } if state == TaskState::Running => return None,
+        Whereabouts::Placed { devices, waits } if waits.is_empty() => {
+            format!("is ready to run on {}", devices.join(" and "))
+        }
+        Whereabouts::Placed { devices, waits } => {
+            format!("waits on {}{}", devices.join(" and "), because(waits))
+        }
+        Whereabouts::Draining { devices } => {
+            format!(
+                "has returned, and {} is still at work for it",
+                devices.join(" and ")
+            )
+        }
+        _ => return None,
+    })
+}
+
+fn shortage(py: Python<'_>, rt: &Rt, short: &Shortage) -> String {
+    let holders: Vec<_> = short
+        .held_by
+        .iter()
+        .take(MAX_LINES)
+        .map(|&(id, bytes)| {
+            let name = describe(py, rt, id, true);
+            match bytes {
+                0 => name,
+                bytes => format!("{name} ({})", mebibytes(bytes)),
+            }
+        })
+        .collect();
+    let held = match holders.is_empty() {
+        true => String::new(),
+        false => format!(" by {}", holders.join(" and by ")),
+    };
+    match &short.of {
+        Resource::Memory {
+            device,
+            requested,
+            free,
+            capacity,
+        } => format!(
+            "memory of {device}: {requested} bytes requested, {free} free of {capacity}, the rest is held{held}"
+        ),
+        Resource::Units {
+            device,
+            requested,
+            free,
+        } => format!(
+            "compute units of {device}: {} requested, {} free, the rest is held{held}",
+            f64::from(requested.0) / 1000.0,
+            f64::from(free.0) / 1000.0
+        ),
+        Resource::Place { device } => {
+            format!(
+                "{device} has as many tasks in preparation as it may have, its places are held{held}"
+            )
+        }
+        Resource::Data { array, region } => format!("{array}{region} is in use{held}"),
+        _ => "something else".to_owned(),
+    }
+}
+
+/// A number of bytes for people.
+fn mebibytes(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match bytes {
+        0..MIB => format!("{bytes} bytes"),
+        _ => {
+            let text = format!("{:.1}", bytes as f64 / MIB as f64);
+            format!("{} MiB", text.trim_end_matches(".0"))
+        }
     }
 }
 

@@ -79,6 +79,11 @@ pub(crate) fn runs_a_task() -> bool {
     with_running(|_, cx| cx.is_some()).unwrap_or(false)
 }
 
+/// Whether the body that runs on this thread uses arrays or devices.
+pub(crate) fn runs_a_placed_task() -> bool {
+    with_running(|task, _| task.get().has_uses).unwrap_or(false)
+}
+
 /// Whether the body that runs on this thread uses coherent arrays.
 pub(crate) fn runs_a_task_with_arrays() -> bool {
     let uses_arrays = |task: &Py<Task>, _: Option<&Cx<'_, PyExecutor>>| {

@@ -11,7 +11,9 @@ pub(crate) struct TaskState {
 
 #[pymethods]
 impl TaskState {
-    /// "waiting", "ready", "running", "suspended", "draining" (its devices are still at work), "done", "failed" or "cancelled".
+    /// "waiting" (for other tasks), "ready", "staging" (its devices are chosen, its data is brought there), "placed" (its data is there; it waits for
+    /// compute units or a worker), "running", "suspended" (in the middle of its body), "draining" (its body is over, its devices are still at
+    /// work), "done", "failed" or "cancelled".
     #[getter]
     fn name(&self) -> &'static str {
         self.name

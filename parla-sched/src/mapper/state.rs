@@ -8,12 +8,14 @@ use parla_core::{Claim, DeviceId, Ledger, MachineModel, TaskId, Vcus};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::World;
 use super::units::{Needs, Units, UnitsTurn, units};
-use crate::Placing;
 use crate::policy::Note;
+use crate::{Choice, Placing};
 
 mod choose;
 mod validate;
+mod wants;
 
 use choose::Reservation;
 
@@ -30,8 +32,8 @@ enum Stage {
     Spawned,
     /// The policy has it; it has been passed over so often while it was the first in turn.
     Pushed { turn: Turn, passed_over: u32 },
-    /// Its data is on the way.
-    Placed { choice: usize },
+    /// Its data is on the way; for the first time, or again after it waited for others.
+    Placed { choice: usize, resumed: bool },
     /// It wants its compute units.
     Waiting {
         choice: usize,
@@ -40,32 +42,44 @@ enum Stage {
     },
     /// It has them.
     Running { choice: usize },
-    /// Its body has returned and its devices are at work; it gave its units back.
+    /// Its body is over and its devices are still at work: they may be computing, but not for long, and in its memory.
     Draining { choice: usize },
-    /// It gave them back and waits for others.
+    /// It gave back all that it held and waits for others.
     Suspended { choice: usize },
+    /// It no longer waits for others, and wants its memory again.
+    Returning { choice: usize, turn: Turn },
 }
 
 impl Stage {
     fn choice(self) -> Option<usize> {
         match self {
             Self::Spawned | Self::Pushed { .. } => None,
-            Self::Placed { choice }
+            Self::Placed { choice, .. }
             | Self::Waiting { choice, .. }
             | Self::Running { choice }
             | Self::Draining { choice }
-            | Self::Suspended { choice } => Some(choice),
+            | Self::Suspended { choice }
+            | Self::Returning { choice, .. } => Some(choice),
+        }
+    }
+
+    /// Whether a task at this stage holds the memory that it claims.
+    fn holds_memory(self) -> bool {
+        match self {
+            Self::Placed { .. } | Self::Waiting { .. } => true,
+            Self::Running { .. } | Self::Draining { .. } => true,
+            Self::Spawned | Self::Pushed { .. } => false,
+            Self::Suspended { .. } | Self::Returning { .. } => false,
         }
     }
 
     /// Whether a task at this stage takes one of the places of its devices.
     fn has_place(self, exclusive: bool) -> bool {
         match self {
-            Self::Placed { .. } | Self::Waiting { resumed: false, .. } => true,
-            Self::Waiting { resumed: true, .. } | Self::Running { .. } | Self::Draining { .. } => {
-                !exclusive
-            }
-            Self::Spawned | Self::Pushed { .. } | Self::Suspended { .. } => false,
+            Self::Placed { resumed: false, .. } | Self::Waiting { resumed: false, .. } => true,
+            Self::Placed { .. } | Self::Waiting { .. } | Self::Running { .. } => !exclusive,
+            Self::Spawned | Self::Pushed { .. } | Self::Draining { .. } => false,
+            Self::Suspended { .. } | Self::Returning { .. } => false,
         }
     }
 
@@ -122,6 +136,10 @@ pub(super) struct State {
     units: Units,
     /// Running tasks whose bodies have returned, in that order: they drain as soon as their devices let them.
     returned: Vec<TaskId>,
+    /// Tasks that want their memory again, in order of service.
+    returning: BTreeMap<Turn, TaskId>,
+    /// By device: its memory is for one of them that does not fit yet.
+    awaited: Vec<bool>,
     reservation: Option<Reservation>,
     arrivals: u64,
     decisions: u64,
@@ -153,6 +171,8 @@ impl State {
             pushed: BTreeMap::new(),
             units: Units::default(),
             returned: Vec::new(),
+            returning: BTreeMap::new(),
+            awaited: vec![false; machine.devices.len()],
             reservation: None,
             arrivals: 0,
             decisions: 0,
@@ -242,9 +262,9 @@ impl State {
     /// A placed task's data is there.
     pub(super) fn stage(&mut self, id: TaskId) {
         if let Some(entry) = self.tasks.get(&id)
-            && let Stage::Placed { choice } = entry.stage
+            && let Stage::Placed { choice, resumed } = entry.stage
         {
-            self.want_units(id, choice, false);
+            self.want_units(id, choice, resumed);
         }
     }
 
@@ -254,8 +274,59 @@ impl State {
             && let Stage::Suspended { choice } = entry.stage
         {
             entry.waited = true;
-            self.want_units(id, choice, true);
+            let entry = &self.tasks[&id];
+            let memory = self.memory_of(&entry.placing.choices[choice]);
+            if entry.placing.operands.is_empty() && memory.iter().all(|(_, c)| c.memory == 0) {
+                return self.want_units(id, choice, true); // there is nothing to be brought
+            }
+            let turn = (Reverse(entry.priority), self.arrivals);
+            self.arrivals += 1;
+            self.returning.insert(turn, id);
+            self.set_stage(id, Stage::Returning { choice, turn });
         }
+    }
+
+    /// Gives those that return the memory they claim, on all their devices or on none. Who does not fit keeps the devices it wants from
+    /// those behind it. What the program has set aside since for itself makes no difference here: who claims more than is left is refused when its data
+    /// is brought.
+    pub(super) fn grant_memory(&mut self, world: &dyn World) -> Vec<TaskId> {
+        let mut granted = Vec::new();
+        let waiting: Vec<_> = self.returning.iter().map(|(t, id)| (*t, *id)).collect();
+        self.awaited.fill(false);
+        for (turn, id) in waiting {
+            let Some(entry) = self.tasks.get(&id) else {
+                continue;
+            };
+            let Stage::Returning { choice, .. } = entry.stage else {
+                continue;
+            };
+            let memory = self.memory_of(&entry.placing.choices[choice]);
+            let is_free = |(device, claim): &(DeviceId, Claim)| {
+                let number = device.0 as usize;
+                let ledger = &self.ledgers[number];
+                let held = self.held(*device, world);
+                let fits = match ledger.check_beside(claim, held) {
+                    Ok(()) => ledger.fits_beside(claim, held),
+                    Err(_) => ledger.fits(claim),
+                };
+                claim.memory == 0 || !self.awaited[number] && fits
+            };
+            if !memory.iter().all(is_free) {
+                for (device, claim) in &memory {
+                    self.awaited[device.0 as usize] |= claim.memory > 0;
+                }
+                continue;
+            }
+            self.returning.remove(&turn);
+            for (device, claim) in &memory {
+                let granted = self.ledgers[device.0 as usize].try_claim(claim);
+                debug_assert!(granted, "it fitted a moment ago");
+            }
+            let resumed = true;
+            self.set_stage(id, Stage::Placed { choice, resumed });
+            granted.push(id);
+        }
+        granted
     }
 
     /// A placed task whose body never waited for others, and by which of its choices it was placed.
@@ -318,17 +389,33 @@ impl State {
         runnable
     }
 
+    /// A task that runs waits for others: it gives back all that it holds.
     pub(super) fn suspend(&mut self, id: TaskId) {
-        let choice = match self.tasks.get(&id).map(|entry| entry.stage) {
-            Some(Stage::Running { choice }) => {
+        let Some(entry) = self.tasks.get(&id) else {
+            return;
+        };
+        let choice = match entry.stage {
+            Stage::Running { choice } => {
                 self.release_units(id, choice);
                 choice
             }
-            Some(Stage::Draining { choice }) => choice,
+            // It failed after its body, and is going to be run once more.
+            Stage::Draining { choice } => choice,
             _ => return,
         };
         self.returned.retain(|returned| *returned != id);
+        self.release_memory(id, choice);
         self.set_stage(id, Stage::Suspended { choice });
+    }
+
+    /// The body of a task is over and it runs ahead of its devices: others may have its compute units at once.
+    pub(super) fn drain(&mut self, id: TaskId) {
+        if let Some(entry) = self.tasks.get(&id)
+            && let Stage::Running { choice } = entry.stage
+        {
+            self.release_units(id, choice);
+            self.set_stage(id, Stage::Draining { choice });
+        }
     }
 
     /// The body of a running task has returned, its devices are at work.
@@ -373,11 +460,17 @@ impl State {
                 let needs = self.needs(id, choice);
                 self.units.remove(turn, &needs);
             }
+            Stage::Returning { turn, .. } => {
+                self.returning.remove(&turn);
+            }
             Stage::Running { choice } => self.release_units(id, choice),
-            Stage::Spawned
-            | Stage::Placed { .. }
-            | Stage::Draining { .. }
-            | Stage::Suspended { .. } => {}
+            Stage::Spawned | Stage::Placed { .. } => {}
+            Stage::Draining { .. } | Stage::Suspended { .. } => {}
+        }
+        if let Some(choice) = stage.choice()
+            && stage.holds_memory()
+        {
+            self.release_memory(id, choice);
         }
         self.returned.retain(|returned| *returned != id);
         if self.reservation.as_ref().is_some_and(|r| r.task == id) {
@@ -388,12 +481,24 @@ impl State {
         let Some(choice) = stage.choice() else {
             return Some((SmallVec::new(), true));
         };
-        let choice = &entry.placing.choices[choice];
-        for (&device, claim) in choice.devices.iter().zip(&choice.claims) {
-            let memory = self.memory(device, claim);
-            self.ledgers[device.0 as usize].release(&memory);
+        Some((entry.placing.choices[choice].devices.clone(), false))
+    }
+
+    fn release_memory(&mut self, id: TaskId, choice: usize) {
+        let Some(entry) = self.tasks.get(&id) else {
+            return;
+        };
+        for (device, claim) in self.memory_of(&entry.placing.choices[choice]) {
+            self.ledgers[device.0 as usize].release(&claim);
         }
-        Some((choice.devices.clone(), false))
+    }
+
+    /// What a choice claims of the memories that are accounted for here.
+    fn memory_of(&self, choice: &Choice) -> SmallVec<[(DeviceId, Claim); 1]> {
+        let pairs = choice.devices.iter().zip(&choice.claims);
+        pairs
+            .map(|(&device, claim)| (device, self.memory(device, claim)))
+            .collect()
     }
 
     fn release_units(&mut self, id: TaskId, choice: usize) {

@@ -104,7 +104,10 @@ impl Mapper {
             .collect()
     }
 
+    /// Brings back those that return, at once; the tasks that run from now on.
     fn run(&mut self) -> Vec<u64> {
+        let returning = self.take_returning(&Nowhere);
+        returning.iter().for_each(|task| self.staged(*task));
         let runnable = self.take_runnable();
         runnable.iter().map(|(task, _)| task.as_u64()).collect()
     }
@@ -168,15 +171,60 @@ fn what_begins_to_run_makes_place_in_the_same_round() {
 }
 
 #[test]
-fn memory_is_held_from_placement_to_end() {
+fn memory_is_held_from_placement_to_end_also_while_devices_finish() {
     let mut m = mapper(1, 4);
     (1..=3).for_each(|n| m.add(n, vec![on(&[1], 100, 40)], 0));
     assert_eq!(m.go(), [(1, vec![1]), (2, vec![1])]);
     assert_eq!(m.run(), [1, 2]);
+    m.drains(id(1));
+    assert!(m.go().is_empty() && !m.is_stalled());
+    m.end(1);
+    assert_eq!(m.go(), [(3, vec![1])]);
+}
+
+#[test]
+fn a_draining_task_has_no_compute_units() {
+    let mut m = mapper(1, 2);
+    (1..=2).for_each(|n| m.add(n, vec![on(&[1], 0, 0)], 0));
+    assert_eq!((m.go().len(), m.run()), (2, vec![1]));
+    m.drains(id(1));
+    assert_eq!(m.run(), [2]);
+}
+
+#[test]
+fn devices_wait_for_a_big_task_while_others_drain() {
+    let mut m = mapper(1, 2);
+    m.add(1, vec![on(&[1], 100, 40)], 0);
+    assert_eq!((m.go().len(), m.run()), (1, vec![1]));
+    m.add(2, vec![on(&[1], 0, 90)], 0);
+    assert!(small_ones(&mut m, 1000, PATIENCE));
+    // Task 1 will give back what task 2 needs without anybody's help.
+    m.drains(id(1));
+    m.add(3, vec![on(&[1], 100, 10)], 0);
+    assert_eq!(m.go(), []);
+    m.end(1);
+    assert_eq!(m.go()[0], (2, vec![1]));
+}
+
+#[test]
+fn a_task_that_waits_gives_its_memory_back_and_takes_it_again() {
+    let mut m = mapper(1, 4);
+    m.add(1, vec![on(&[1], 100, 60)], 0);
+    assert_eq!((m.go().len(), m.run()), (1, vec![1]));
+    m.add(2, vec![on(&[1], 100, 60)], 0);
+    assert_eq!(m.go(), []);
     m.suspended(id(1));
-    assert!(m.go().is_empty());
+    assert_eq!((m.go(), m.run()), (vec![(2, vec![1])], vec![2]));
+    m.ready(id(1), &Nowhere);
+    // There is no memory for it now, and none for anybody behind it.
+    m.add(3, vec![on(&[1], 100, 10)], 9);
+    m.add(4, vec![on(&[1], 100, 0)], 0);
+    assert_eq!((m.go(), m.run()), (vec![(4, vec![1])], vec![4]));
     m.end(2);
     assert_eq!(m.go(), [(3, vec![1])]);
+    let mut running = m.run();
+    running.sort_unstable();
+    assert_eq!(running, [1, 3]);
 }
 
 #[test]
@@ -287,15 +335,14 @@ fn devices_do_not_wait_for_one_task_on_account_of_those_that_wait_themselves() {
     // From now on the device waits for task 2, which needs what task 1 holds.
     m.add(3, vec![on(&[1], 100, 10)], 0);
     assert_eq!((m.go(), m.is_stalled()), (vec![], false));
-    // Task 1 waits for task 3.
+    // Task 1 waits for task 3, and holds nothing.
     m.suspended(id(1));
-    assert_eq!(m.go(), [(3, vec![1])]);
-    m.run();
-    m.end(3);
+    assert_eq!(m.go(), [(2, vec![1]), (3, vec![1])]);
+    assert_eq!(m.run(), [2]);
+    m.end(2);
+    assert_eq!(m.run(), [3]);
     m.ready(id(1), &Nowhere);
     assert_eq!(m.run(), [1]);
-    m.end(1);
-    assert_eq!(m.go(), [(2, vec![1])]);
 }
 
 /// First come, first served, but it never takes task 1.

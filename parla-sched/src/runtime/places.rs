@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ready -> [mapper: a choice, memory claimed] -> staging (store) -> staged -> [mapper: compute units granted] -> a worker's queue
+//! waited -> [mapper: memory claimed again] -----^
 //! ```
 //!
 //! The mapper runs under one lock with an inbox: whoever has news posts it and, if nobody has the lock, works through all that was posted
@@ -13,18 +14,19 @@
 //! Order of locks: a slot of the graph, then `inbox` or `flights`; `mapper`, then an array's (the policy asks what is missing). `inbox` and
 //! `flights` are held for a few instructions only, and nothing is called under them.
 
+mod flight;
 mod pause;
+mod staging;
+mod whereabouts;
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
-use parla_core::{Attrs, Claim, DeviceId, MachineModel, Ready, TaskId};
-use parla_data::{DataError, Ended, Staged, Store};
-use parla_device::{DeviceError, Event, Stream};
+use parla_core::{Claim, DeviceId, MachineModel, TaskId};
+use parla_data::Store;
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 
@@ -33,7 +35,10 @@ use super::shared::Shared;
 use super::{Executor, SpawnError};
 use crate::mapper::{Mapper, Placed, PolicyFault, World};
 use crate::prefetch::Prefetch;
-use crate::{Assigned, Placing, Runahead};
+use crate::{Assigned, Placing};
+pub(super) use flight::Boarding;
+use flight::Flight;
+pub use whereabouts::PlacedState;
 
 pub(super) struct Places {
     pub(super) store: Arc<Store>,
@@ -64,34 +69,10 @@ enum News {
     Staged(TaskId),
     Returned(TaskId),
     Suspended(TaskId),
+    Drains(TaskId),
     Ended(TaskId, u64, bool),
     Held,
     Removed(TaskId),
-}
-
-/// How far a placed task has come.
-enum Flight {
-    /// Its data is on the way.
-    Staging,
-    /// It can run, runs, or waits for something.
-    Assigned {
-        assigned: Arc<Assigned>,
-        attrs: Attrs,
-        /// How its devices ended, once it has waited for them.
-        drained: Option<Result<(), DeviceError>>,
-        /// Its operands are in place again after a pause, and nobody has seen them yet.
-        again: bool,
-        /// The body blocked and waits, under this number, for what it gave back.
-        blocked: Option<u64>,
-    },
-    /// It cannot run.
-    Refused(PlacingError),
-}
-
-/// What a worker finds when it starts a placed task.
-pub(super) enum Boarding {
-    Go(Arc<Assigned>, Option<Result<(), DeviceError>>),
-    Refused(PlacingError),
 }
 
 /// The world as the mapper's policy sees it.
@@ -121,6 +102,7 @@ struct Round {
     placed: Vec<Placed>,
     faults: Vec<PolicyFault>,
     runnable: Vec<(TaskId, i32)>,
+    returning: Vec<TaskId>,
 }
 
 /// What the lock guards.
@@ -177,14 +159,28 @@ impl Places {
         }
         let mut first = None;
         for choice in &placing.choices {
-            let extra = choice.claims.iter().map(|c| c.memory).max().unwrap_or(0);
             let devices = &choice.devices;
-            match self.store.check_fits(&placing.operands, devices, extra) {
+            let room = self.room(devices, &choice.claims);
+            match self.store.check_room(&placing.operands, devices, &room) {
                 Ok(()) => return Ok(()),
                 Err(error) => first = first.or(Some(error)),
             }
         }
         first.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// What claims come to in the memories of devices; those of the host are the admission's.
+    fn room(&self, devices: &[DeviceId], claims: &[Claim]) -> SmallVec<[u64; 2]> {
+        let model = self.store.machine().model();
+        let bytes = |(device, claim): (&DeviceId, &Claim)| {
+            let exclusive = model.devices.get(device.0 as usize);
+            if exclusive.is_some_and(|device| device.exclusive) {
+                claim.memory
+            } else {
+                0
+            }
+        };
+        devices.iter().zip(claims).map(bytes).collect()
     }
 
     /// The policy's name, if it was offered free devices and took none of the ready tasks.
@@ -237,6 +233,7 @@ impl Places {
                 News::Staged(id) => mapper.staged(id),
                 News::Returned(id) => mapper.returned(id),
                 News::Suspended(id) => mapper.suspended(id),
+                News::Drains(id) => mapper.drains(id),
                 News::Ended(id, exec_ns, well) => {
                     prefetch.ended(id);
                     if well {
@@ -262,6 +259,7 @@ impl Places {
                 Err(fault) => round.faults.push(fault),
             }
         }
+        round.returning = mapper.take_returning(&world);
         round.runnable = mapper.take_runnable();
         if prefetch.has_any() {
             self.inputs_due.store(true, Ordering::SeqCst);
@@ -305,111 +303,17 @@ impl<E: Executor> Shared<E> {
         self.tell(News::Removed(id));
     }
 
-    /// A placed task waits for others, or for its devices: others may use its compute units.
-    pub(super) fn placed_suspended(&self, id: TaskId) {
-        self.tell(News::Suspended(id));
-    }
-
-    /// A placed task has ended: its data is newest where it ran, or nowhere. Called before its dependents hear of the end; the mapper hears of
-    /// it with the [next news](Self::hear_late_news).
-    pub(super) fn placed_ended(&self, id: TaskId, well: bool) {
-        let places = self.places();
-        let flight = places.flights.lock().remove(&id);
-        let mut exec_ns = 0;
-        if let Some(Flight::Assigned { assigned, .. }) = flight {
-            exec_ns = places.busy_ns(&assigned);
-            for device in &assigned.devices {
-                let counts = &places.counts[device.0 as usize];
-                counts.tasks.fetch_add(1, Ordering::Relaxed);
-                counts.busy_ns.fetch_add(exec_ns, Ordering::Relaxed);
-            }
-            assigned.end(if well {
-                Ended::Well(Vec::new())
-            } else {
-                Ended::Badly(format!("{} failed", self.executor.name_of(id)))
-            });
-        }
-        // Heard together with what becomes ready by it: the caller sees to that.
-        places.inbox.lock().push(News::Ended(id, exec_ns, well));
-    }
-
-    /// What a worker needs to start the task.
-    pub(super) fn board(&self, id: TaskId) -> Boarding {
-        let mut flights = self.places().flights.lock();
-        match flights.entry(id) {
-            Entry::Occupied(mut entry) => match entry.get_mut() {
-                Flight::Assigned {
-                    assigned, drained, ..
-                } => Boarding::Go(Arc::clone(assigned), drained.take()),
-                _ => match entry.remove() {
-                    Flight::Refused(error) => Boarding::Refused(error),
-                    _ => Boarding::Refused(lost()),
-                },
-            },
-            Entry::Vacant(_) => Boarding::Refused(lost()),
-        }
-    }
-
-    /// The body of a placed task has returned; it is run a last time when its devices are done.
-    pub(super) fn placed_drains(&self, id: TaskId, events: Vec<Arc<dyn Event>>) {
-        let blocks = |flight: &Flight| matches!(flight, Flight::Assigned { assigned, .. } if assigned.runahead == Runahead::Blocking);
-        if !self.places().flights.lock().get(&id).is_some_and(blocks) {
-            self.tell(News::Returned(id));
-        }
-        self.when_done(events, move |shared, error| {
-            let attrs = shared.note_drained(id, error);
-            if let Some(Ready { id, .. }) = shared.graph.resume(id) {
-                shared.queue_admitted(Ready { id, attrs });
-            }
-        });
-    }
-
-    /// The devices of a task have done what its body gave them. Returns how it is to be queued.
-    pub(super) fn note_drained(&self, id: TaskId, error: Option<DeviceError>) -> Attrs {
-        match self.places().flights.lock().get_mut(&id) {
-            Some(Flight::Assigned {
-                attrs,
-                drained,
-                assigned,
-                ..
-            }) => {
-                assigned.devices_done();
-                *drained = Some(error.map_or(Ok(()), Err));
-                *attrs
-            }
-            _ => placed_attrs(),
-        }
-    }
-
-    /// A placed task runs ahead of its devices: its data is newest where it ran once `events` are done, and others may have its compute units.
-    pub(super) fn placed_runs_ahead(&self, id: TaskId, events: &[Arc<dyn Event>]) {
-        let assigned = match self.places().flights.lock().get(&id) {
-            Some(Flight::Assigned { assigned, .. }) => Some(Arc::clone(assigned)),
-            _ => None,
-        };
-        if let Some(assigned) = assigned {
-            assigned.end(Ended::Well(events.to_vec()));
-        }
-        self.tell(News::Suspended(id));
-    }
-
-    /// It goes on: blocks until it has its compute units back. The caller counts as an actor.
-    pub(super) fn placed_unblocks(&self, id: TaskId) {
-        let number = self.waits.next_number();
-        if let Some(Flight::Assigned { blocked, .. }) = self.places().flights.lock().get_mut(&id) {
-            *blocked = Some(number);
-        }
-        self.tell(News::Ready(id));
-        self.waits.await_readmission(number);
-    }
-
     /// More or less memory than before is set aside.
     pub(super) fn held_changed(&self) {
         self.tell(News::Held);
     }
 
-    fn tell(&self, news: News) {
+    fn post(&self, news: News) {
         self.places().inbox.lock().push(news);
+    }
+
+    fn tell(&self, news: News) {
+        self.post(news);
         self.work_through();
     }
 
@@ -442,6 +346,9 @@ impl<E: Executor> Shared<E> {
             }
             for placed in round.placed {
                 self.stage(placed);
+            }
+            for task in round.returning {
+                self.bring_back(task);
             }
             for (task, priority) in round.runnable {
                 self.queue_runnable(task, priority);
@@ -481,161 +388,6 @@ impl<E: Executor> Shared<E> {
             }
         }
     }
-
-    fn stage(&self, placed: Placed) {
-        let places = self.places();
-        let id = placed.task;
-        if let Some(trace) = &self.trace {
-            let note = placed.note.as_ref().map(ToString::to_string);
-            trace.placed(id, &placed.devices, note.unwrap_or_default());
-        }
-        places.flights.lock().insert(id, Flight::Staging);
-        if let Some(staged) = self.stage_at_once(&placed) {
-            self.staged(placed, Ok(staged));
-            return;
-        }
-        self.join_actors();
-        let shared = self.arc();
-        let operands = Arc::clone(&placed.placing.operands);
-        let devices = placed.devices.clone();
-        let extra = placed.claims.iter().map(|c| c.memory).max().unwrap_or(0);
-        places.store.stage(
-            operands,
-            &devices,
-            extra,
-            Box::new(move |staged| {
-                shared.staged(placed, staged);
-                shared.leave_actors();
-            }),
-        );
-    }
-
-    fn stage_at_once(&self, placed: &Placed) -> Option<Staged> {
-        if placed.claims.iter().any(|claim| claim.memory > 0) && self.on_a_gpu(&placed.devices) {
-            return None;
-        }
-        let operands = &placed.placing.operands;
-        self.places().store.try_stage(operands, &placed.devices)
-    }
-
-    pub(super) fn is_stream_ordered(&self, device: DeviceId) -> bool {
-        self.places()
-            .store
-            .machine()
-            .device(device)
-            .stream_ordered()
-    }
-
-    fn on_a_gpu(&self, devices: &[DeviceId]) -> bool {
-        let model = self.places().store.machine().model();
-        devices.iter().any(|d| model.device(*d).exclusive)
-    }
-
-    /// Its data is in place, or will never be.
-    fn staged(&self, placed: Placed, staged: Result<Staged, DataError>) {
-        let places = self.places();
-        let id = placed.task;
-        let assigned = staged.map_err(PlacingError::from).and_then(|staged| {
-            self.assigned(&placed, staged)
-                .map_err(|e| PlacingError::Data(e.into()))
-        });
-        let flight = match assigned {
-            Ok(assigned) => Flight::Assigned {
-                attrs: self.attrs_of(&placed),
-                assigned: Arc::new(assigned),
-                drained: None,
-                again: false,
-                blocked: None,
-            },
-            Err(error) => {
-                self.refuse(id, error);
-                return;
-            }
-        };
-        let gone = match places.flights.lock().entry(id) {
-            Entry::Occupied(mut entry) => {
-                entry.insert(flight);
-                None
-            }
-            Entry::Vacant(_) => Some(flight), // cancelled meanwhile
-        };
-        if gone.is_none() {
-            self.tell(News::Staged(id));
-        }
-    }
-
-    fn assigned(&self, placed: &Placed, staged: Staged) -> Result<Assigned, DeviceError> {
-        let machine = self.places().store.machine();
-        let mut streams: SmallVec<[Option<Arc<dyn Stream>>; 1]> = SmallVec::new();
-        for &device in &placed.devices {
-            streams.push(if machine.model().device(device).exclusive {
-                Some(machine.device(device).stream()?)
-            } else {
-                None
-            });
-        }
-        let before = self.ahead.events_before(placed.task);
-        for stream in streams.iter().flatten() {
-            before.iter().try_for_each(|event| stream.wait(event))?;
-        }
-        Assigned::new(placed, streams, staged)
-    }
-
-    /// How the task is queued once it may run.
-    fn attrs_of(&self, placed: &Placed) -> Attrs {
-        let places = self.places();
-        let model = places.store.machine().model();
-        let cpu = placed
-            .devices
-            .iter()
-            .position(|d| !model.device(*d).exclusive);
-        Attrs {
-            priority: 0, // known once it may run
-            worker: cpu
-                .filter(|_| places.one_worker_per_cpu)
-                .and_then(|at| u16::try_from(model.device(placed.devices[at]).index).ok())
-                .filter(|&worker| usize::from(worker) < self.seats.len()),
-            claim: cpu.map_or(Claim::default(), |at| placed.claims[at]),
-            placed: true,
-        }
-    }
-
-    /// The task will fail as soon as a worker has time for that.
-    fn refuse(&self, id: TaskId, error: PlacingError) {
-        let known = {
-            let mut flights = self.places().flights.lock();
-            // A fault of the policy concerns a task that may not be in flight yet.
-            flights.insert(id, Flight::Refused(error))
-        };
-        drop(known);
-        self.queue_admitted(Ready {
-            id,
-            attrs: placed_attrs(),
-        });
-    }
-
-    fn queue_runnable(&self, id: TaskId, priority: i32) {
-        let places = self.places();
-        let found = match places.flights.lock().get_mut(&id) {
-            Some(Flight::Assigned {
-                assigned,
-                attrs,
-                blocked,
-                ..
-            }) => {
-                attrs.priority = priority;
-                let paused = assigned.is_paused().then(|| Arc::clone(assigned));
-                (*attrs, blocked.take(), paused)
-            }
-            Some(Flight::Refused(_)) => (placed_attrs(), None, None),
-            _ => return, // cancelled meanwhile
-        };
-        match found {
-            (_, Some(number), _) => self.waits.readmit(number),
-            (attrs, None, None) => self.queue_admitted(Ready { id, attrs }),
-            (attrs, None, Some(paused)) => self.stage_again(Ready { id, attrs }, paused),
-        }
-    }
 }
 
 /// The machine with as many workers as this runtime has: a machine's single CPU device has them all, of several each has its own.
@@ -651,19 +403,4 @@ fn with_workers(model: &Arc<MachineModel>, n_workers: usize) -> Arc<MachineModel
         }
     }
     model
-}
-
-fn placed_attrs() -> Attrs {
-    Attrs {
-        placed: true,
-        ..Attrs::default()
-    }
-}
-
-/// The flight of a task that was never cancelled is missing: a fault of this runtime, reported as the task's error.
-fn lost() -> PlacingError {
-    PlacingError::Policy {
-        policy: "(runtime)".to_owned(),
-        fault: "lost track of the task".to_owned(),
-    }
 }

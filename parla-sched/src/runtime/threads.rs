@@ -5,7 +5,8 @@ use std::thread::JoinHandle;
 
 use parla_core::lock::{Condvar, Mutex};
 
-use super::worker::{self, Seat};
+use super::seat::Seat;
+use super::worker;
 use super::{Executor, RuntimeError, Shared};
 
 /// Spares beyond this number end instead of waiting for a seat.

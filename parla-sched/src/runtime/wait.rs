@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use parla_core::lock::{Condvar, Mutex};
-use parla_core::{Diagnosis, TaskId, TraceEvent};
+use parla_core::{Diagnosis, TaskId};
 use rustc_hash::FxBuildHasher;
 
 use super::places::Places;
 use super::shared::Shared;
-use super::{Cx, Executor, Runtime};
+use super::{Executor, Runtime};
 
 /// How a wait ended.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ impl Waits {
 
 /// What to wait for.
 #[derive(Clone, Copy)]
-enum Target {
+pub(super) enum Target {
     Task(TaskId),
     Idle,
 }
@@ -148,45 +148,14 @@ impl<E: Executor> Runtime<E> {
     }
 }
 
-impl<E: Executor> Cx<'_, E> {
-    /// Waits for the end of a task inside a body. Another thread takes this worker's place meanwhile, and what the body claims
-    /// is given back until the wait is over: the task may need it.
-    pub fn wait(&self, id: TaskId, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
-        let shared = self.shared();
-        if shared.is_over(id) {
-            return Waited::Ended;
-        }
-        let had_seat = self.has_seat();
-        if had_seat {
-            shared.join_actors(); // before the seat passes on: never uncounted
-            self.leave_seat();
-        }
-        if self.has_seat() {
-            // The seat could not pass on: a worker as before, counted as an actor for this wait only.
-            let waited = shared.wait(Target::Task(id), timeout, tick);
-            shared.leave_actors();
-            return waited;
-        }
-        let claim = self.granted();
-        self.trace_wait(TraceEvent::Suspended, &[id]);
-        shared.release(&claim);
-        let placed = self.placed_running();
-        if let Some(running) = placed {
-            shared.placed_pauses(running);
-        }
-        let waited = shared.wait(Target::Task(id), timeout, tick);
-        if let Some(running) = placed {
-            shared.placed_unblocks(running);
-        }
-        shared.reclaim(&claim);
-        self.trace_wait(TraceEvent::Resumed, &[]);
-        waited
-    }
-}
-
 impl<E: Executor> Shared<E> {
     /// The caller counts as an actor.
-    fn wait(&self, target: Target, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
+    pub(super) fn wait(
+        &self,
+        target: Target,
+        timeout: Option<Duration>,
+        tick: Option<Tick<'_>>,
+    ) -> Waited {
         let waiter = Arc::new(Waiter {
             timed: timeout.is_some(),
             ..Waiter::default()

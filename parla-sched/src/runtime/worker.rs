@@ -1,87 +1,18 @@
-//! What a worker thread does: find a task, run a step of it, settle what that sets free; sleep when there is nothing.
+//! What a worker thread does: [find](super::seat) a task, run a step of it, settle what that sets free.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_deque::{Steal, Worker};
-use parla_core::{
-    Claim, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent,
-};
+use parla_core::{Claim, Completed, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent};
 
-use super::places::{Boarding, Places};
-use super::shared::{SeatShared, Shared, bump, unbump};
-use parla_data::DataError;
+use super::places::Boarding;
+use super::seat::{Found, Seat};
+use super::shared::{Shared, bump, unbump};
 use parla_device::DeviceError;
 
-use super::{Executor, SpawnError, Step, Task};
+use super::{Executor, PlacingError, SpawnError, Step, Task};
 use crate::{Assigned, Runahead};
-
-/// How often an idle worker looks at all queues before it sleeps: at first at ever longer intervals, then giving way to other threads
-/// in between. Together some 10 us, less than what it costs to be woken.
-const SPIN_ROUNDS: u32 = 12;
-const YIELD_ROUNDS: u32 = 8;
-/// After this many tasks in a row a worker looks at the common queues first, so that nothing there waits for ever.
-const FAIRNESS: u32 = 61;
-
-/// The right to run bodies, with the queue that goes with it. Passes from thread to thread when a body blocks.
-pub(super) struct Seat {
-    index: u16,
-    deque: Worker<TaskId>,
-    /// Made ready by the task that just ended: run next, while its data is warm.
-    next: Option<TaskId>,
-    cache: SlotCache,
-    /// Steps since the start, for [`FAIRNESS`].
-    tick: u32,
-}
-
-impl Seat {
-    pub(super) fn make_all(n: usize) -> (Vec<Self>, Box<[SeatShared]>) {
-        let index = |i: usize| u16::try_from(i).expect("the number of workers was checked");
-        let seats: Vec<_> = (0..n)
-            .map(|i| Self {
-                index: index(i),
-                deque: Worker::new_fifo(),
-                next: None,
-                cache: SlotCache::default(),
-                tick: 0,
-            })
-            .collect();
-        let shared = seats
-            .iter()
-            .map(|seat| SeatShared::new(seat.deque.stealer()))
-            .collect();
-        (seats, shared)
-    }
-}
-
-/// A task to run and what it was granted: to be given back even if it turns out to be cancelled.
-struct Found {
-    id: TaskId,
-    granted: Claim,
-    /// A policy placed it.
-    placed: bool,
-}
-
-impl From<TaskId> for Found {
-    fn from(id: TaskId) -> Self {
-        Self {
-            id,
-            granted: Claim::default(),
-            placed: false,
-        }
-    }
-}
-
-impl From<Ready> for Found {
-    fn from(ready: Ready) -> Self {
-        Self {
-            id: ready.id,
-            granted: ready.attrs.claim,
-            placed: ready.attrs.placed,
-        }
-    }
-}
 
 /// A worker thread as a body sees it: where it spawns and waits.
 pub struct Cx<'a, E: Executor> {
@@ -93,7 +24,11 @@ pub struct Cx<'a, E: Executor> {
     /// What the body that runs holds.
     granted: Cell<Claim>,
     /// Where it was placed, if a policy placed it.
-    assigned: RefCell<Option<Arc<Assigned>>>,
+    pub(super) assigned: RefCell<Option<Arc<Assigned>>>,
+    /// The body blocked, and has not asked for its data since.
+    pub(super) stepped_aside: Cell<bool>,
+    /// Its data could not be brought again, and it has not heard of it.
+    pub(super) trouble: RefCell<Option<PlacingError>>,
     /// It is about to run ahead of its devices.
     ahead: Cell<bool>,
     /// How its devices ended, if it waited for them.
@@ -112,6 +47,8 @@ pub(super) fn main<E: Executor>(shared: &Arc<Shared<E>>) {
         running: Cell::default(),
         granted: Cell::default(),
         assigned: RefCell::default(),
+        stepped_aside: Cell::default(),
+        trouble: RefCell::default(),
         ahead: Cell::default(),
         drained: RefCell::default(),
         looks: Cell::default(),
@@ -222,23 +159,6 @@ impl<'a, E: Executor> Cx<'a, E> {
     #[must_use]
     pub fn assigned(&self) -> Option<Arc<Assigned>> {
         self.assigned.borrow().clone()
-    }
-
-    /// After a wait inside the body: other tasks may have changed what the running task uses, so it is brought to its devices again. Blocks for
-    /// as long as that takes. `None`: no policy placed the task.
-    ///
-    /// # Errors
-    /// What stands in the way; then the task must not use its data any more.
-    pub fn renew_data(&self) -> Result<Option<Arc<Assigned>>, DataError> {
-        let Some(id) = self.placed_running() else {
-            return Ok(None);
-        };
-        let renewed = self.shared.renew_data(id)?;
-        if let Some(renewed) = &renewed {
-            self.shared.trace_uses(id, renewed);
-        }
-        self.assigned.borrow_mut().clone_from(&renewed);
-        Ok(renewed)
     }
 
     /// The running task comes back from [`Step::Draining`]: whether its devices did all that it gave them.
@@ -443,13 +363,18 @@ impl<'a, E: Executor> Cx<'a, E> {
         *self.drained.borrow_mut() = drained;
         let step = shared.executor.run(thread, self, id, body);
         let assigned = self.assigned.borrow_mut().take();
+        self.stepped_aside.set(false);
+        self.trouble.take();
         self.drained.borrow_mut().take();
         drop(assigned);
         match &step {
             Step::Done => shared.placed_ended(id, true),
             Step::Failed => shared.placed_ended(id, false),
             Step::Await(..) => shared.placed_pauses(id),
-            Step::Draining(..) => self.ahead.set(runs_ahead),
+            Step::Draining(..) => {
+                shared.note_draining(id);
+                self.ahead.set(runs_ahead);
+            }
         }
         step
     }
@@ -528,139 +453,6 @@ impl<'a, E: Executor> Cx<'a, E> {
         }
         if n_shared > 0 {
             shared.sleep.work_added();
-        }
-    }
-}
-
-impl<E: Executor> Shared<E> {
-    /// What is at hand, in most cases. Now and then what has waited long.
-    #[inline]
-    fn take_near(&self, seat: &mut Seat) -> Option<Found> {
-        seat.tick = seat.tick.wrapping_add(1);
-        if seat.tick.is_multiple_of(FAIRNESS) {
-            if let Some(next) = seat.next.take() {
-                seat.deque.push(next);
-            }
-            if let Some(task) = self.take_common(seat).or_else(|| seat.deque.pop()) {
-                self.sleep.work_added(); // what came along into this seat's queue, and `next`
-                return Some(task.into());
-            }
-        }
-        self.take_own(seat)
-    }
-
-    /// A worker that counted as searching has found something.
-    fn found_work(&self) {
-        self.sleep
-            .found_work(|| self.common_queues_empty() && !self.inputs_due());
-        if self.inputs_due() && !self.sleep.is_anybody_free() {
-            self.send_inputs();
-        }
-    }
-
-    /// Whether inputs of tasks that still wait may have to be sent on their way.
-    #[inline]
-    fn inputs_due(&self) -> bool {
-        self.places.as_ref().is_some_and(Places::inputs_due)
-    }
-
-    /// Looks everywhere, sleeps while there is nothing anywhere. `None`: the runtime stops. The caller counts as searching.
-    fn search(&self, thread: &mut E::Thread, seat: &mut Seat) -> Option<Found> {
-        self.check_idle();
-        let mut rounds = 0;
-        loop {
-            if self.stopping.load(Ordering::SeqCst) {
-                return None;
-            }
-            if self.inputs_due() && self.common_queues_empty() {
-                self.send_inputs();
-            }
-            if !self.nothing_for(seat.index) {
-                self.executor.prepare(thread);
-                let found = self.take_own(seat);
-                let found = found
-                    .or_else(|| self.take_common(seat).map(Found::from))
-                    .or_else(|| self.take_any(seat));
-                if found.is_some() {
-                    self.found_work();
-                    return found;
-                }
-                self.executor.pause(thread); // somebody else was faster
-            }
-            rounds += 1;
-            if rounds <= SPIN_ROUNDS {
-                (0..1 << rounds.min(6)).for_each(|_| std::hint::spin_loop());
-                continue;
-            }
-            if rounds <= SPIN_ROUNDS + YIELD_ROUNDS {
-                std::thread::yield_now();
-                continue;
-            }
-            rounds = 0;
-            bump(&self.seats[usize::from(seat.index)].counts.parks, 1);
-            let nothing_left = || {
-                self.nothing_for(seat.index)
-                    && !self.inputs_due()
-                    && !self.stopping.load(Ordering::SeqCst)
-            };
-            self.sleep
-                .park(seat.index, nothing_left, || self.check_quiet());
-        }
-    }
-
-    /// What only this seat, or this seat first, may take.
-    #[inline(always)]
-    fn take_own(&self, seat: &mut Seat) -> Option<Found> {
-        if let Some(ready) = self
-            .pop_admitted(0)
-            .or_else(|| self.seats[usize::from(seat.index)].pop_own())
-        {
-            return Some(ready.into());
-        }
-        seat.next
-            .take()
-            .or_else(|| seat.deque.pop())
-            .map(Found::from)
-    }
-
-    /// What came from outside.
-    fn take_common(&self, seat: &Seat) -> Option<TaskId> {
-        retry(|| self.injector.steal_batch_and_pop(&seat.deque))
-    }
-
-    /// What other seats have, or what nobody was in a hurry to run.
-    fn take_any(&self, seat: &Seat) -> Option<Found> {
-        let n = self.seats.len();
-        let first = usize::from(seat.index) + 1;
-        for victim in (first..first + n - 1).map(|i| &self.seats[i % n]) {
-            if let Some(task) = retry(|| victim.stealer.steal_batch_and_pop(&seat.deque)) {
-                bump(&self.seats[usize::from(seat.index)].counts.steals, 1);
-                return Some(task.into());
-            }
-        }
-        self.pop_admitted(i32::MIN).map(Found::from)
-    }
-
-    /// Whether this seat would find nothing now.
-    fn nothing_for(&self, seat: u16) -> bool {
-        self.common_queues_empty()
-            && self.seats[usize::from(seat)].n_own.load(Ordering::SeqCst) == 0
-    }
-
-    fn bind(&self, seat: u16) {
-        if let Some(core) = self.bind.get(usize::from(seat)) {
-            // Binding is a matter of speed only: a system that refuses it still runs the tasks.
-            let _ = parla_device::bind_current_thread(core);
-        }
-    }
-}
-
-fn retry(steal: impl Fn() -> Steal<TaskId>) -> Option<TaskId> {
-    loop {
-        match steal() {
-            Steal::Success(task) => return Some(task),
-            Steal::Empty => return None,
-            Steal::Retry => std::hint::spin_loop(),
         }
     }
 }

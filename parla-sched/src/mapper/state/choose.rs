@@ -34,7 +34,11 @@ impl State {
         Err(first.unwrap_or_else(|| PlacingError::Choice("there is none to choose from".into())))
     }
 
-    fn check_choice(&self, choice: &Choice, world: &dyn World) -> Result<(), PlacingError> {
+    pub(super) fn check_choice(
+        &self,
+        choice: &Choice,
+        world: &dyn World,
+    ) -> Result<(), PlacingError> {
         if choice.devices.is_empty() {
             return Err(PlacingError::Choice("it names no device".into()));
         }
@@ -70,7 +74,7 @@ impl State {
     }
 
     /// Bytes that nobody can claim. Those of the CPUs are not in these accounts.
-    fn held(&self, device: DeviceId, world: &dyn World) -> u64 {
+    pub(super) fn held(&self, device: DeviceId, world: &dyn World) -> u64 {
         if self.machine.device(device).exclusive {
             world.held(device)
         } else {
@@ -124,14 +128,21 @@ impl State {
             let number = device.0 as usize;
             self.devices.get(number).is_some_and(|account| {
                 account.now.places < account.n_places
-                    && self.ledgers[number]
-                        .fits_beside(&self.memory(device, claim), self.held(device, world))
+                    && self.has_memory(device, claim, world)
                     && claim.vcus <= Vcus::WHOLE
             })
         };
         choice.devices.len() == choice.claims.len()
             && choice.devices.iter().zip(&choice.claims).all(is_free)
             && self.check_choice(choice, world).is_ok()
+    }
+
+    /// Memory that a task waits for which was placed before goes to that one.
+    fn has_memory(&self, device: DeviceId, claim: &Claim, world: &dyn World) -> bool {
+        let (memory, number) = (self.memory(device, claim), device.0 as usize);
+        let held = self.held(device, world);
+        memory.memory == 0
+            || !self.awaited[number] && self.ledgers[number].fits_beside(&memory, held)
     }
 
     fn is_barred(&self, turn: Turn, choice: &Choice) -> bool {
@@ -227,7 +238,8 @@ impl State {
             debug_assert!(granted, "it fitted a moment ago");
             self.devices[device.0 as usize].last_given = self.decisions;
         }
-        self.set_stage(id, Stage::Placed { choice });
+        let resumed = false;
+        self.set_stage(id, Stage::Placed { choice, resumed });
         if let Some(entry) = self.tasks.get_mut(&id) {
             entry.note.clone_from(&note);
         }
@@ -274,12 +286,12 @@ impl State {
         });
     }
 
-    /// After all devices were offered in vain: ends a reservation that the policy does not use though it could, or that waits for
-    /// suspended tasks. Returns whether it did, so that the devices may be offered again.
+    /// After all devices were offered in vain: ends a reservation that the policy does not use though it could. Returns whether it did, so that the devices may be offered again.
     pub(in crate::mapper) fn end_idle_reservation(&mut self, world: &dyn World) -> bool {
         let Some(reservation) = &self.reservation else {
             return false;
         };
+        // Who holds what it needs goes on and gives it back; those that wait for others hold nothing, the program gives nothing back.
         let waits = self.reserved_choice(reservation).is_some_and(|choice| {
             let is_busy = |device: &DeviceId| self.devices[device.0 as usize].now.active > 0;
             !self.choice_fits(choice, world) && choice.devices.iter().any(is_busy)

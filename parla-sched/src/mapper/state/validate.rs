@@ -13,7 +13,7 @@ impl State {
         let n_devices = self.devices.len();
         let mut occupancies = vec![Occupancy::default(); n_devices];
         let mut claimed = vec![Claim::default(); n_devices];
-        let (mut n_pushed, mut n_waiting) = (0, 0);
+        let (mut n_pushed, mut n_waiting, mut n_returning) = (0, 0, 0);
         for (&id, entry) in &self.tasks {
             match entry.stage {
                 Stage::Pushed { turn, .. } => {
@@ -23,6 +23,12 @@ impl State {
                     }
                 }
                 Stage::Waiting { .. } => n_waiting += 1,
+                Stage::Returning { turn, .. } => {
+                    n_returning += 1;
+                    if self.returning.get(&turn) != Some(&id) {
+                        return Err(format!("{id} returns and has no turn"));
+                    }
+                }
                 _ => {}
             }
             let Some(number) = entry.stage.choice() else {
@@ -32,7 +38,9 @@ impl State {
             for (&device, claim) in choice.devices.iter().zip(&choice.claims) {
                 let exclusive = self.machine.device(device).exclusive;
                 occupancies[device.0 as usize].count(entry.stage, exclusive, true);
-                claimed[device.0 as usize].memory += self.memory(device, claim).memory;
+                if entry.stage.holds_memory() {
+                    claimed[device.0 as usize].memory += self.memory(device, claim).memory;
+                }
             }
             if matches!(entry.stage, Stage::Running { .. }) {
                 for (device, Vcus(vcus)) in self.needs(id, number) {
@@ -51,6 +59,12 @@ impl State {
                 "{n_pushed} tasks are ready, {} have a turn; {n_waiting} want units, {} are queued for them",
                 self.pushed.len(),
                 self.units.len()
+            ));
+        }
+        if n_returning != self.returning.len() {
+            return Err(format!(
+                "{n_returning} tasks return, {} are queued for their memory",
+                self.returning.len()
             ));
         }
         for (number, account) in self.devices.iter().enumerate() {

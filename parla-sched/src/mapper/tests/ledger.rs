@@ -5,15 +5,19 @@ use proptest::prelude::*;
 use super::*;
 
 const DEPTH: usize = 2;
+const NEW: At = At::Placed { resumed: false };
+const AGAIN: At = At::Placed { resumed: true };
 
 /// Where a task is, as far as its caller can know.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum At {
     Pushed,
-    Placed,
+    Placed { resumed: bool },
     Waiting { resumed: bool },
     Running,
+    Draining,
     Suspended,
+    Returning,
     Gone,
 }
 
@@ -33,11 +37,14 @@ impl Known {
         };
         let exclusive = machine.device(device).exclusive;
         let has_place = match self.at {
-            At::Pushed | At::Gone | At::Suspended => false,
-            At::Placed | At::Waiting { resumed: false } => true,
-            At::Running | At::Waiting { resumed: true } => !exclusive,
+            At::Pushed | At::Gone | At::Suspended | At::Returning | At::Draining => false,
+            At::Placed { resumed: false } | At::Waiting { resumed: false } => true,
+            At::Running | At::Placed { .. } | At::Waiting { .. } => !exclusive,
         };
-        let is_placed = !matches!(self.at, At::Pushed | At::Gone);
+        let is_placed = !matches!(
+            self.at,
+            At::Pushed | At::Gone | At::Suspended | At::Returning
+        );
         let claim = choice.claims[slot];
         let vcus = if claim.vcus.0 == 0 {
             1000
@@ -89,7 +96,23 @@ impl Ledger {
             let capacity = machine.memories[model.memory.0 as usize].capacity;
             let (places, memory, units) = after.used(machine, device);
             // Only a new place is limited: those that come back may be one too many on a CPU.
-            (at != At::Placed || places <= n_places) && memory <= capacity && units <= 1000
+            (at != NEW || places <= n_places) && memory <= capacity && units <= 1000
+        })
+    }
+
+    /// Whether one that returns waits for memory that this choice claims, too: then it goes first.
+    fn is_awaited(&self, machine: &MachineModel, choice: &Choice) -> bool {
+        let wants = |choice: &Choice, device: DeviceId| {
+            let slot = choice.devices.iter().position(|&other| other == device);
+            slot.is_some_and(|slot| choice.claims[slot].memory > 0)
+        };
+        self.at(|at| at == At::Returning).iter().any(|&number| {
+            let known = &self.tasks[number];
+            let mut devices = choice.devices.iter().copied();
+            devices.any(|device| {
+                let exclusive = machine.device(device).exclusive;
+                exclusive && wants(choice, device) && wants(&known.choices[known.choice], device)
+            })
         })
     }
 
@@ -107,6 +130,7 @@ enum Op {
     Add(Vec<Choice>, i32),
     Stage(usize),
     Suspend(usize),
+    Drain(usize),
     Resume(usize),
     End(usize),
     Remove(usize),
@@ -129,7 +153,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (prop::collection::vec(choice(), 1..3), -1..2).prop_map(|(c, p)| Op::Add(c, p)),
         4 => any::<usize>().prop_map(Op::Stage),
         1 => any::<usize>().prop_map(Op::Suspend),
-        1 => any::<usize>().prop_map(Op::Resume),
+        1 => any::<usize>().prop_map(Op::Drain),
+        2 => any::<usize>().prop_map(Op::Resume),
         3 => any::<usize>().prop_map(Op::End),
         1 => any::<usize>().prop_map(Op::Remove),
         5 => Just(Op::Round),
@@ -146,6 +171,13 @@ fn round(m: &mut Mapper, ledger: &mut Ledger, machine: &MachineModel) {
     // Units are granted before places are given: what begins to run makes place.
     let placed = m.assign(&Nowhere).unwrap();
     let runnable = m.take_runnable();
+    for task in m.take_returning(&Nowhere) {
+        let number = usize::try_from(task.as_u64()).unwrap();
+        assert_eq!(ledger.tasks[number].at, At::Returning);
+        let choice = ledger.tasks[number].choice;
+        assert!(ledger.could_be(machine, number, choice, AGAIN));
+        ledger.tasks[number].at = AGAIN;
+    }
     for (task, _) in &runnable {
         let number = usize::try_from(task.as_u64()).unwrap();
         assert!(matches!(ledger.tasks[number].at, At::Waiting { .. }));
@@ -156,18 +188,26 @@ fn round(m: &mut Mapper, ledger: &mut Ledger, machine: &MachineModel) {
     for placed in &placed {
         let number = usize::try_from(placed.task.as_u64()).unwrap();
         assert_eq!(ledger.tasks[number].at, At::Pushed);
-        assert!(ledger.could_be(machine, number, placed.choice, At::Placed));
+        assert!(ledger.could_be(machine, number, placed.choice, NEW));
         ledger.tasks[number].choice = placed.choice;
-        ledger.tasks[number].at = At::Placed;
+        ledger.tasks[number].at = NEW;
     }
     // Nothing is kept back. (No task has been passed over often enough for a reservation: there are too few.)
     for number in ledger.at(|at| at == At::Pushed) {
         for choice in 0..ledger.tasks[number].choices.len() {
             assert!(
-                !ledger.could_be(machine, number, choice, At::Placed),
+                !ledger.could_be(machine, number, choice, NEW)
+                    || ledger.is_awaited(machine, &ledger.tasks[number].choices[choice]),
                 "task {number} could be placed"
             );
         }
+    }
+    if let [number] = ledger.at(|at| at == At::Returning)[..] {
+        let choice = ledger.tasks[number].choice;
+        assert!(
+            !ledger.could_be(machine, number, choice, AGAIN),
+            "task {number} could return"
+        );
     }
     for number in ledger.at(|at| matches!(at, At::Waiting { .. })) {
         let choice = ledger.tasks[number].choice;
@@ -195,9 +235,17 @@ fn apply(m: &mut Mapper, ledger: &mut Ledger, machine: &MachineModel, op: &Op) {
             m.add(ledger.tasks.len() as u64 - 1, choices.clone(), priority);
         }
         Op::Stage(n) => {
-            let waiting = At::Waiting { resumed: false };
-            if let Some(task) = go(ledger, |at| at == At::Placed, n, waiting) {
-                m.staged(task);
+            for (placed, resumed) in [(AGAIN, true), (NEW, false)] {
+                let is_it: fn(At) -> bool = if resumed {
+                    |at| at == AGAIN
+                } else {
+                    |at| at == NEW
+                };
+                debug_assert!(is_it(placed));
+                if let Some(task) = go(ledger, is_it, n, At::Waiting { resumed }) {
+                    m.staged(task);
+                    break;
+                }
             }
         }
         Op::Suspend(n) => {
@@ -205,14 +253,35 @@ fn apply(m: &mut Mapper, ledger: &mut Ledger, machine: &MachineModel, op: &Op) {
                 m.suspended(task);
             }
         }
+        Op::Drain(n) => {
+            if let Some(task) = go(ledger, |at| at == At::Running, n, At::Draining) {
+                m.drains(task);
+            }
+        }
         Op::Resume(n) => {
-            let waiting = At::Waiting { resumed: true };
-            if let Some(task) = go(ledger, |at| at == At::Suspended, n, waiting) {
+            let suspended = ledger.at(|at| at == At::Suspended);
+            let claims_memory = pick(&suspended, n).is_some_and(|number| {
+                let known = &ledger.tasks[number];
+                let choice = &known.choices[known.choice];
+                let mut pairs = choice.devices.iter().zip(&choice.claims);
+                pairs.any(|(device, claim)| machine.device(*device).exclusive && claim.memory > 0)
+            });
+            let next = if claims_memory {
+                At::Returning
+            } else {
+                At::Waiting { resumed: true }
+            };
+            if let Some(task) = go(ledger, |at| at == At::Suspended, n, next) {
                 m.ready(task, &Nowhere);
             }
         }
         Op::End(n) => {
-            if let Some(task) = go(ledger, |at| at == At::Running, n, At::Gone) {
+            if let Some(task) = go(
+                ledger,
+                |at| matches!(at, At::Running | At::Draining),
+                n,
+                At::Gone,
+            ) {
                 m.ended(task, 1, &Nowhere);
             }
         }

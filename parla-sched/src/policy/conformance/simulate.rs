@@ -53,6 +53,7 @@ pub(crate) struct Outcome {
 enum Event {
     Cancel(usize),
     Staged(usize),
+    Again(usize),
     Suspend(usize),
     Resume(usize),
     End(usize),
@@ -253,6 +254,7 @@ impl Simulation<'_> {
                 }
                 self.mapper.staged(id(number));
             }
+            Event::Again(number) => self.mapper.staged(id(number)),
             Event::Suspend(number) => {
                 self.mapper.suspended(id(number));
                 let pause = self.program.tasks[number].suspends_ns.unwrap_or(0);
@@ -295,6 +297,9 @@ impl Simulation<'_> {
         let placed = self.mapper.assign(&self.data);
         for placed in placed.map_err(|fault| fault.fault)? {
             self.stage(placed)?;
+        }
+        for task in self.mapper.take_returning(&self.data) {
+            self.after(0, Event::Again(number(task)));
         }
         for (task, _) in self.mapper.take_runnable() {
             self.start(number(task))?;

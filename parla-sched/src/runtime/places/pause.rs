@@ -1,99 +1,148 @@
-//! Placed tasks that wait in the middle of their bodies, or for their devices at the end: letting go of data, having it brought again.
+//! Placed tasks that wait in the middle of their bodies, or for their devices at the end: letting go of all that those may need
+//! which they wait for, and having it again afterwards.
+//!
+//! A task that waits holds nothing of its devices: no data, no room, no compute units. It comes back as it came the first time: the mapper gives it
+//! its memory, the store brings its data, the mapper gives it compute units, and then a worker goes on with it. In this order, so that nobody waits
+//! for room or data while others wait for his compute units.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parla_core::TaskId;
 use parla_core::lock::Mutex;
-use parla_core::{Ready, TaskId};
-use parla_data::{DataError, Staged};
+use parla_data::{DataError, Order, Staged};
 use parla_device::{DeviceError, Event};
 
-use super::{Flight, Shared};
+use super::flight::{Flight, Phase};
+use super::{News, Shared};
 use crate::Assigned;
-use crate::runtime::Executor;
+use crate::runtime::{Executor, PlacingError};
 
 impl<E: Executor> Shared<E> {
-    /// The body of a placed task awaits others, who may change what it uses: it lets go of its data and has it brought again afterwards.
+    /// The body of a placed task waits for others.
     pub(in crate::runtime) fn placed_pauses(&self, id: TaskId) {
-        let assigned = match self.places().flights.lock().get(&id) {
-            Some(Flight::Assigned { assigned, .. }) => Some(Arc::clone(assigned)),
+        let assigned = match self.places().flights.lock().get_mut(&id) {
+            Some(Flight::Assigned(task)) => {
+                task.phase = Phase::Paused;
+                Some(Arc::clone(&task.assigned))
+            }
             _ => None,
         };
-        if let Some(Err(error)) = assigned.as_deref().map(Assigned::pause) {
-            self.places()
-                .flights
-                .lock()
-                .insert(id, Flight::Refused(DataError::from(error).into()));
+        if let Some(assigned) = assigned {
+            // What its device has lost it will hear of when its data is to be brought again.
+            let _ = assigned.pause();
         }
-        self.placed_suspended(id);
+        self.tell(News::Suspended(id));
     }
 
-    /// Brings the data of a task that goes on after a pause.
-    pub(super) fn stage_again(&self, ready: Ready, paused: Arc<Assigned>) {
+    /// A task that waited goes on, and has its memory: brings its data. Called by who works through the mapper's decisions.
+    pub(super) fn bring_back(&self, id: TaskId) {
+        let paused = match self.places().flights.lock().get_mut(&id) {
+            Some(Flight::Assigned(task)) => {
+                task.phase = Phase::Returning;
+                Some(Arc::clone(&task.assigned))
+            }
+            Some(_) => None,
+            None => return, // cancelled meanwhile
+        };
+        match paused {
+            Some(paused) if paused.is_paused() => self.stage_again(id, paused),
+            Some(_) => self.post(News::Staged(id)), // the caller listens to what is posted
+            None => self.queue_refused(id),
+        }
+    }
+
+    fn stage_again(&self, id: TaskId, paused: Arc<Assigned>) {
         self.join_actors();
         let shared = self.arc();
-        let (operands, devices) = (paused.operands_again(), paused.devices.clone());
+        let order = order_again(&paused);
+        let missing = self.places().missing(&order.operands, &order.devices);
+        if let Some(Flight::Assigned(task)) = self.places().flights.lock().get_mut(&id) {
+            task.missing = missing;
+        }
         let done = move |staged: Result<Staged, DataError>| {
             let again = staged.and_then(|staged| Ok(paused.staged_again(staged)?));
-            match again {
-                Ok(again) => {
-                    if let Some(Flight::Assigned {
-                        assigned,
-                        again: flag,
-                        ..
-                    }) = shared.places().flights.lock().get_mut(&ready.id)
-                    {
-                        *assigned = Arc::new(again);
-                        *flag = true;
-                    }
-                    shared.queue_admitted(ready);
-                }
-                Err(error) => shared.refuse(ready.id, error.into()),
-            }
+            shared.is_back(id, again);
             shared.leave_actors();
         };
-        self.places()
-            .store
-            .stage(operands, &devices, 0, Box::new(done));
+        self.places().store.order(order, Box::new(done));
     }
 
-    /// Brings the data of a running task to its devices again. Blocks.
-    pub(in crate::runtime) fn renew_data(
-        &self,
-        id: TaskId,
-    ) -> Result<Option<Arc<Assigned>>, DataError> {
-        let places = self.places();
-        let before = match places.flights.lock().get(&id) {
-            Some(Flight::Assigned { assigned, .. }) => Arc::clone(assigned),
-            _ => return Ok(None),
+    /// The data of a task that waited is in place again, or cannot be.
+    fn is_back(&self, id: TaskId, again: Result<Assigned, DataError>) {
+        let mut unused = None;
+        let goes_on = match self.places().flights.lock().get_mut(&id) {
+            Some(Flight::Assigned(task)) => match again {
+                Ok(again) => {
+                    unused = Some(std::mem::replace(&mut task.assigned, Arc::new(again)));
+                    (task.again, task.phase) = (true, Phase::Staged);
+                    Ok(())
+                }
+                // The body is there to be told.
+                Err(error) if task.blocked.is_some() => {
+                    task.trouble = Some(error.into());
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            _ => return, // cancelled meanwhile
         };
-        if before.operands.is_empty() {
-            return Ok(Some(before));
+        drop(unused);
+        match goes_on {
+            Ok(()) => self.tell(News::Staged(id)),
+            Err(error) => self.refuse(id, error.into()),
         }
-        before.pause()?;
-        let (tell, told) = std::sync::mpsc::channel();
-        let done = Box::new(move |staged| drop(tell.send(staged)));
-        let (operands, devices) = (before.operands_again(), before.devices.clone());
-        places.store.stage(operands, &devices, 0, done);
-        let staged = told.recv().unwrap_or_else(|_| {
-            Err(DataError::Device(DeviceError::Driver {
-                device: "(runtime)".to_owned(),
-                call: "stage",
-                reason: "the request was dropped".to_owned(),
-            }))
-        })?;
-        let renewed = Arc::new(before.staged_again(staged)?);
-        renewed.begin();
-        if let Some(Flight::Assigned { assigned, .. }) = places.flights.lock().get_mut(&id) {
-            *assigned = Arc::clone(&renewed);
-        }
-        Ok(Some(renewed))
     }
 
-    /// Whether a task that goes on has its data in place anew; said once.
+    /// A body that blocked goes on: waits until it has all that it gave back. The caller counts as an actor.
+    ///
+    /// # Errors
+    /// Why its data could not be brought again.
+    pub(in crate::runtime) fn placed_unblocks(&self, id: TaskId) -> Result<(), PlacingError> {
+        let number = self.waits.next_number();
+        match self.places().flights.lock().get_mut(&id) {
+            Some(Flight::Assigned(task)) => task.blocked = Some(number),
+            _ => return Ok(()), // it was never paused
+        }
+        self.tell(News::Ready(id));
+        self.waits.await_readmission(number);
+        match self.places().flights.lock().get_mut(&id) {
+            Some(Flight::Assigned(task)) => task.trouble.take().map_or(Ok(()), Err),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a task that has waited has its data now; from here on it uses it.
+    pub(in crate::runtime) fn goes_on(&self, id: TaskId) -> Option<Arc<Assigned>> {
+        let assigned = self.assigned_to(id)?;
+        if self.was_staged_again(id) {
+            assigned.begin();
+        }
+        Some(assigned)
+    }
+
+    /// Others may have changed what a running task uses: has it brought again if that can be done here and now.
+    pub(in crate::runtime) fn renew_at_once(&self, id: TaskId) -> Option<Arc<Assigned>> {
+        let places = self.places();
+        let before = self.assigned_to(id)?;
+        if before.operands.is_empty() {
+            return Some(before);
+        }
+        before.pause().ok()?;
+        let (operands, devices) = (before.operands_again(), &before.devices);
+        let staged = self.stage_at_once(&operands, devices, &before.room)?;
+        let renewed = Arc::new(before.staged_again(staged).ok()?);
+        renewed.begin();
+        if let Some(Flight::Assigned(task)) = places.flights.lock().get_mut(&id) {
+            task.assigned = Arc::clone(&renewed);
+        }
+        Some(renewed)
+    }
+
+    /// Whether the data of a task that goes on was let go of meanwhile.
     pub(in crate::runtime) fn was_staged_again(&self, id: TaskId) -> bool {
         match self.places().flights.lock().get_mut(&id) {
-            Some(Flight::Assigned { again, .. }) => std::mem::take(again),
+            Some(Flight::Assigned(task)) => std::mem::take(&mut task.again),
             _ => false,
         }
     }
@@ -144,5 +193,15 @@ impl<F: FnOnce(Option<DeviceError>)> Countdown<F> {
                 then(error);
             }
         }
+    }
+}
+
+/// What a task that waited needs to go on.
+fn order_again(paused: &Assigned) -> Order {
+    Order {
+        operands: paused.operands_again(),
+        devices: paused.devices.iter().copied().collect(),
+        room: paused.room.clone(),
+        again: true,
     }
 }

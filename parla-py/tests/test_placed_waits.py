@@ -1,0 +1,544 @@
+"""Placed tasks that wait in the middle of their bodies: no silent hang, nothing overbooked, the error of a child reaches its parent."""
+
+from __future__ import annotations
+
+import pytest
+from support import WORKER_COUNTS, run_py
+
+HEAD = """
+import gc, os, sys, time
+import numpy as np
+from parla import Parla, TaskSpace, spawn
+from parla.devices import cpu, gpu
+from parla.errors import DeadlockError, DeviceOutOfMemory, ParlaError, TaskCancelled
+from parla.parray import asarray
+WORKERS = int(os.environ["WORKERS"])
+MIB = 2**20
+"""
+
+ENV = {"PARLA_SIM_GPUS": "2", "PARLA_SIM_GPU_MEM": "100MiB"}
+
+
+def run(body: str, workers: int = 2, *, check: bool = True, env: dict[str, str] | None = None):
+    """Runs a program on two simulated GPUs of 100 MiB each."""
+    return run_py(HEAD + body, env=ENV | {"WORKERS": str(workers)} | (env or {}), check=check)
+
+
+@pytest.fixture(params=WORKER_COUNTS, ids=lambda n: f"w{n}")
+def workers(request: pytest.FixtureRequest) -> int:
+    """The number of workers: the test runs at each of 1, 2, 3 and 8."""
+    return request.param
+
+
+# A parent that waits gives back what its child needs.
+
+WAITS = {
+    "await": ("async def", "await child"),
+    "wait": ("def", "child.wait()"),
+    "result": ("def", "child.result()"),
+}
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_the_claim_of_a_parent_is_there_for_its_child(workers, how):
+    kind, wait = WAITS[how]
+    run(f"""
+with Parla(workers=WORKERS, check=True) as rt:
+    @spawn(placement=gpu(0), memory=60 * MIB)
+    {kind} parent():
+        @spawn(placement=gpu(0), memory=60 * MIB)
+        def child():
+            return 1
+        {wait}
+        return 2
+assert parent.result() == 2
+""", workers)
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_the_claim_of_a_parent_makes_room_for_its_child_s_arrays(workers, how):
+    kind, wait = WAITS[how]
+    run(f"""
+a, b = np.ones(4 * MIB), np.ones(6 * MIB)
+A, B = asarray(a), asarray(b)
+with Parla(workers=WORKERS, check=True) as rt:
+    @spawn(placement=gpu(0), memory=30 * MIB, inout=[A])
+    {kind} parent():
+        A.array[:] += 1
+        @spawn(placement=gpu(0), memory=40 * MIB, inout=[B])
+        def child():
+            B.array[:] += 1
+        {wait}
+        A.array[:] *= 2
+assert (a == 4).all() and (b == 2).all()
+""", workers)
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_claims_are_taken_again_and_devices_are_never_overbooked(workers, how):
+    kind, wait = WAITS[how]
+    run(f"""
+import threading
+lock, held, most = threading.Lock(), 0, 0
+def hold(mib):
+    global held, most
+    with lock:
+        held += mib
+        most = max(most, held)
+with Parla(workers=WORKERS, check=True) as rt:
+    for _ in range(6):
+        @spawn(placement=gpu(0), memory=60 * MIB, vcus=0.1)
+        {kind} parent():
+            for _ in range(3):
+                hold(60)
+                time.sleep(0.001)
+                @spawn(placement=gpu(0), memory=40 * MIB, vcus=0.1)
+                def child():
+                    hold(40)
+                    time.sleep(0.001)
+                    hold(-40)
+                hold(-60)
+                {wait}
+assert held == 0 and most <= 100, (held, most)
+""", workers)
+
+
+def test_deep_nesting_with_all_of_the_memory(workers):
+    run("""
+def body(depth):
+    async def inner():
+        if depth:
+            await spawn(placement=gpu(0), memory=90 * MIB)(body(depth - 1))
+        return depth
+    return inner
+def plain(depth):
+    def inner():
+        if depth:
+            spawn(placement=gpu(0), memory=90 * MIB)(plain(depth - 1)).wait()
+    return inner
+with Parla(workers=WORKERS, check=True):
+    spawn(placement=gpu(0), memory=90 * MIB)(body(30))
+    spawn(placement=gpu(0), memory=90 * MIB)(plain(10))
+""", workers)
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_parents_come_back_one_after_the_other(workers, how):
+    """Each parent needs most of the memory for its array, before and after: none may hold the GPU while it waits for room."""
+    kind, wait = WAITS[how]
+    run(f"""
+arrays = [np.ones(8 * MIB) for _ in range(4)]
+wrapped = [asarray(a) for a in arrays]
+with Parla(workers=WORKERS, check=True):
+    for i in range(4):
+        @spawn(placement=gpu(0), inout=[wrapped[i]])
+        {kind} parent():
+            wrapped[i].array[:] += 1
+            @spawn(placement=gpu(0), vcus=0.5)
+            def child():
+                pass
+            {wait}
+            wrapped[i].array[:] *= 2
+assert all((a == 4).all() for a in arrays)
+""", workers)
+
+
+@pytest.mark.parametrize("how", WAITS)
+@pytest.mark.parametrize("places", ["gpu(0), gpu(0)", "gpu(0), gpu(1)", "cpu, gpu(0)", "gpu(0), cpu"])
+def test_two_children_that_change_the_same_array(workers, how, places):
+    """The second child is staged as soon as the first is over, while the parent wants the array, too."""
+    kind, wait = WAITS[how]
+    other = wait.replace("child", "second")
+    run(f"""
+mine, theirs = ({places},)
+for _ in range(5):
+    a = np.zeros(1000)
+    A = asarray(a)
+    with Parla(workers=WORKERS, check=True):
+        @spawn(placement=mine, inout=[A])
+        {kind} parent():
+            A.array[:] += 1
+            @spawn(placement=theirs, inout=[A])
+            def child():
+                A.array[:] += 10
+            @spawn(placement=theirs, inout=[A])
+            def second():
+                A.array[:] += 100
+            {wait}
+            {other}
+            A.array[:] *= 2
+    assert (a == 222).all(), a
+""", workers)
+
+
+def test_after_a_wait_that_timed_out_the_body_has_its_data(workers):
+    run("""
+a = np.zeros(1000)
+A = asarray(a)
+import threading
+gate = threading.Event()
+with Parla(workers=WORKERS, check=True):
+    @spawn(placement=gpu(0), inout=[A], memory=60 * MIB)
+    def parent():
+        A.array[:] += 1
+        @spawn(placement=cpu)
+        def child():
+            gate.wait(20)
+        for _ in range(3):
+            try:
+                child.wait(0.02)
+            except TimeoutError:
+                A.array[:] += 1
+        gate.set()
+        child.wait()
+        A.array[:] *= 2
+assert (a == 8).all(), a
+""", workers)
+
+
+# The errors of children.
+
+
+@pytest.mark.parametrize("place", ["cpu", "gpu(0)"])
+@pytest.mark.parametrize("how", WAITS)
+def test_a_parent_catches_the_error_of_a_child_that_spoilt_its_array(workers, how, place):
+    kind, wait = WAITS[how]
+    raising = wait if how != "wait" else "child.result()"
+    run(f"""
+a = np.zeros(8)
+A = asarray(a, name="shared")
+with Parla(workers=WORKERS, check=True):
+    @spawn(placement={place}, inout=[A])
+    {kind} parent():
+        A.array[:] += 1
+        @spawn(placement=gpu(1), inout=[A])
+        def child():
+            raise KeyError("half-way")
+        try:
+            {raising}
+        except KeyError as error:
+            assert "half-way" in str(error)
+        else:
+            raise AssertionError("no error")
+        try:
+            A.array
+        except ParlaError as error:
+            text = str(error)
+            assert "shared" in text and "no valid contents" in text and "child" in text, text
+        else:
+            raise AssertionError("it can be read")
+        A[:] = 7
+        A.array[:] += 1
+    parent.wait()
+assert (a == 8).all(), a
+""", workers)
+
+
+def test_without_gpus_it_is_the_same(workers):
+    run_py(HEAD + """
+a = np.zeros(8)
+A = asarray(a, name="shared")
+with Parla(workers=WORKERS, check=True):
+    @spawn(inout=[A])
+    async def parent():
+        A.array[:] += 1
+        @spawn(inout=[A])
+        def child():
+            raise KeyError("half-way")
+        try:
+            await child
+        except KeyError:
+            pass
+        try:
+            A.array
+        except ParlaError as error:
+            assert "shared" in str(error), error
+        else:
+            raise AssertionError("it can be read")
+        A[:] = 7
+        A.array[:] += 1
+assert (a == 8).all(), a
+""", env={"WORKERS": str(workers)})
+
+
+def test_what_nobody_writes_again_stays_invalid(workers):
+    run("""
+a = np.arange(10.0)
+A = asarray(a, name="shared")
+try:
+    with Parla(workers=WORKERS):
+        @spawn(placement=gpu(0), inout=[A])
+        async def parent():
+            @spawn(placement=gpu(1), inout=[A[:5]])
+            def child():
+                raise KeyError("half-way")
+            try:
+                await child
+            except KeyError:
+                pass
+            A[5:].array[:] += 100  # this half is sound
+        parent.wait()
+        assert parent.exception() is None
+        @spawn(placement=gpu(1), input=[A[5:]])
+        def sound():
+            return float(A[5:].array.sum())
+        assert sound.result() == sum(range(5, 10)) + 500
+        @spawn(placement=gpu(1), input=[A])
+        def later():
+            return float(A.array.sum())
+except ParlaError as error:
+    assert "shared[0:5]" in str(error) and "child" in str(error), error
+else:
+    raise AssertionError("the invalid half was read")
+assert a[5:].tolist() == [105, 106, 107, 108, 109]
+""", workers)
+
+
+def test_an_output_that_a_child_spoilt_can_be_written(workers):
+    run("""
+a = np.zeros(8)
+A = asarray(a)
+with Parla(workers=WORKERS, check=True):
+    @spawn(placement=gpu(0), output=[A])
+    async def parent():
+        @spawn(placement=gpu(1), inout=[A])
+        def child():
+            raise KeyError("half-way")
+        try:
+            await child
+        except KeyError:
+            pass
+        A.array[:] = 3
+assert (a == 3).all(), a
+""", workers)
+
+
+def test_finally_runs_when_an_awaited_child_failed(workers):
+    run("""
+A = asarray(np.zeros(8))
+order = []
+try:
+    with Parla(workers=WORKERS):
+        @spawn(placement=gpu(0), inout=[A])
+        async def parent():
+            @spawn(placement=gpu(0), inout=[A])
+            def child():
+                raise KeyError("half-way")
+            try:
+                await child
+            finally:
+                order.append("finally")
+except KeyError as error:
+    order.append("raised")
+assert order == ["finally", "raised"], order
+""", workers)
+
+
+# What a task is doing, in its state, in `why` and in the watchdog's report.
+
+SLOW = {"PARLA_SIM_LINK": "bandwidth=20MB/s", "PARLA_SIM_TIME": "1"}
+
+
+def test_a_task_whose_data_is_on_its_way_says_so(workers):
+    run("""
+arrays = [asarray(np.ones(MIB // 2)) for _ in range(3)]
+with Parla(workers=WORKERS, check=True) as rt:
+    @spawn(placement=gpu(1), inout=arrays)
+    def slow():
+        for a in arrays:
+            a.array[:] += 1
+    seen, texts = [], []
+    while not slow.done():
+        seen.append(str(slow.state))
+        texts.append(rt.why(slow))
+        time.sleep(0.005)
+assert "staging" in seen, set(seen)
+assert not slow.state.name == "staging" and slow.state.is_terminal
+assert any("bringing 3 arrays, 12 MiB, to gpu(1)" in text for text in texts), set(texts)
+""", workers, env=SLOW)
+
+
+def test_a_task_whose_kernels_are_under_way_is_draining(workers):
+    run("""
+from parla.sim import kernel
+with Parla(workers=WORKERS, check=True) as rt:
+    @spawn(placement=gpu(1))
+    def slow():
+        kernel(300_000)
+    seen, texts = set(), set()
+    while not slow.done():
+        seen.add(str(slow.state))
+        texts.add(rt.why(slow))
+        assert not (slow.state.name == "draining" and slow.cancel())
+        time.sleep(0.005)
+assert "draining" in seen, seen
+assert any("gpu(1) is still at work" in text for text in texts), texts
+""", workers, env=SLOW)
+
+
+def test_who_has_the_compute_units_that_a_task_waits_for(workers):
+    run("""
+import threading
+gate = threading.Event()
+with Parla(workers=WORKERS, check=True) as rt:
+    @spawn(placement=gpu(1))
+    def holder():
+        gate.wait(20)
+    while holder.state.name != "running":
+        time.sleep(0.001)
+    @spawn(placement=gpu(1))
+    def behind():
+        pass
+    text, end = "", time.monotonic() + 10
+    while "compute units" not in text and time.monotonic() < end:
+        text = rt.why(behind)
+    assert behind.state.name == "placed", behind.state
+    assert "compute units of gpu(1): 1 requested, 0 free" in text and "holder spawned at" in text, text
+    gate.set()
+""", workers)
+
+
+def test_a_body_that_spins_for_a_child_that_needs_its_array(workers):
+    """The runtime cannot know what a loop waits for; it can say what the child waits for."""
+    done = run("""
+A = asarray(np.zeros(1000), name="shared")
+with Parla(workers=WORKERS) as rt:
+    @spawn(placement=gpu(0), inout=[A])
+    def parent():
+        @spawn(placement=gpu(1), inout=[A])
+        def child():
+            A.array[:] += 1
+        end = time.monotonic() + 2.5
+        while not child.done() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not child.done()
+        print(rt.why(child), flush=True)
+    while not parent.done():
+        time.sleep(0.01)
+""", workers, check=False, env={"PARLA_WATCHDOG": "1"})
+    assert done.returncode == 0, done.stderr
+    for text in (done.stdout, done.stderr):
+        assert "child" in text, text
+        assert "shared[0:1000] is in use by parent spawned at" in text, text
+        assert "gpu(1)" in text, text
+    assert "no task has ended for 1 s" in done.stderr
+
+
+def test_who_holds_the_memory_that_a_task_waits_for(workers):
+    run("""
+import threading
+gate = threading.Event()
+with Parla(workers=WORKERS, check=True) as rt:
+    @spawn(placement=gpu(0), memory=60 * MIB, vcus=0.1)
+    def holder():
+        gate.wait(20)
+    while holder.state.name != "running":
+        time.sleep(0.001)
+    @spawn(placement=gpu(0), memory=50 * MIB, vcus=0.1)
+    def behind():
+        pass
+    text = ""
+    end = time.monotonic() + 10
+    while "memory of gpu(0)" not in text and time.monotonic() < end:
+        text = rt.why(behind)
+    assert behind.state.name == "ready", behind.state
+    assert f"{50 * MIB} bytes requested, {40 * MIB} free of {100 * MIB}" in text, text
+    assert "holder spawned at" in text and "(60 MiB)" in text, text
+    gate.set()
+""", workers)
+
+
+# Ends in the middle: cancelled, lost, interrupted.
+
+
+def test_cancelled_while_its_data_is_on_its_way(workers):
+    run("""
+arrays = [asarray(np.ones(MIB // 2)) for _ in range(3)]
+with Parla(workers=WORKERS, check=True) as rt:
+    for _ in range(3):
+        @spawn(placement=gpu(1), inout=arrays, memory=20 * MIB)
+        def slow():
+            raise AssertionError("it was cancelled")
+        while slow.state.name != "staging":
+            time.sleep(0.001)
+        assert slow.cancel()
+        try:
+            slow.result()
+        except TaskCancelled:
+            pass
+    @spawn(placement=gpu(1), inout=arrays, memory=80 * MIB)
+    def after():
+        for a in arrays:
+            a.array[:] += 1
+assert all(float(a.array.sum()) == MIB for a in arrays)
+""", workers, env=SLOW)
+
+
+def test_the_block_raises_while_data_is_on_its_way(workers):
+    run("""
+arrays = [asarray(np.ones(MIB // 2)) for _ in range(3)]
+try:
+    with Parla(workers=WORKERS, check=True) as rt:
+        @spawn(placement=gpu(1), inout=arrays)
+        def slow():
+            raise AssertionError("it was cancelled")
+        while slow.state.name != "staging":
+            time.sleep(0.001)
+        raise KeyError("out")
+except KeyError:
+    pass
+with Parla(workers=WORKERS, check=True) as rt:
+    @spawn(placement=gpu(1), inout=arrays)
+    def after():
+        for a in arrays:
+            a.array[:] += 1
+assert all(float(a.array.sum()) == MIB for a in arrays)
+""", workers, env=SLOW)
+
+
+@pytest.mark.parametrize("doing", ["staging", "draining"])
+def test_the_interpreter_exits_in_the_middle(workers, doing):
+    done = run(f"""
+from parla.sim import kernel
+A = asarray(np.ones(MIB // 2))
+rt = Parla(workers=WORKERS)
+rt.__enter__()
+@spawn(placement=gpu(1), inout=[A])
+def slow():
+    kernel(500_000)
+while slow.state.name != {doing!r}:
+    time.sleep(0.001)
+print("leaves")
+""", workers, check=False, env=SLOW)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "leaves\n"
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_a_device_that_is_lost_while_its_task_waits(workers, how):
+    kind, wait = WAITS[how]
+    done = run(f"""
+A = asarray(np.zeros(1000))
+order = []
+try:
+    with Parla(workers=WORKERS) as rt:
+        @spawn(placement=gpu(0), inout=[A], memory=10 * MIB)
+        {kind} parent():
+            A.array[:] += 1
+            @spawn(placement=gpu(0), vcus=0.1)
+            def child():
+                from parla.sim import kernel
+                kernel(1000)
+                kernel(1000)
+            try:
+                {wait}
+            finally:
+                order.append("finally")
+        fine = spawn(placement=cpu)(lambda: order.append("cpu"))
+except BaseException as error:
+    from parla.errors import DeviceError
+    found = getattr(error, "exceptions", [error])
+    print(*sorted({{type(e).__name__ for e in found}}), *sorted(order))
+""", workers, check=False, env={"PARLA_SIM_FAULTS": "gpu:0 lose=4"})
+    assert done.returncode == 0, done.stderr
+    assert "finally" in done.stdout and "cpu" in done.stdout, (done.stdout, done.stderr)
