@@ -24,7 +24,8 @@
 //! device: another waits for its own best device, which is asked as well, at once or when it has a place. Equal scores: the user's order of choices,
 //! then the order of service.
 //!
-//! A task that is not ready is foreseen where its score is least, with the tasks foreseen before it as load.
+//! A task that is not ready is foreseen where all its data is, since the load of now will be another one then; if that is nowhere, where its score
+//! is least, with the tasks foreseen before it as load.
 //!
 //! Cost of a decision: one look at each different request among the ready tasks of the device (`c`), and `window` tasks times their choices (`k`)
 //! questions about data, `O(c + w (log c + k))`, whatever the number of ready tasks. It ends at the first task that has nothing to be moved,
@@ -248,10 +249,10 @@ impl SchedulingPolicy for Locality {
             let transfer_ns = cx.transfer_ns(task, number);
             let exec_ns = cx.exec_ns(task, number).unwrap_or(least / 2);
             let start = self.wait_ns(cx, choice).saturating_add(transfer_ns);
-            (start.saturating_add(exec_ns), number)
+            (transfer_ns > 0, start.saturating_add(exec_ns), number)
         };
         let fitting = choices.filter(|(number, _)| cx.fits(task, *number));
-        fitting.map(score).min().map(|(_, number)| number)
+        fitting.map(score).min().map(|(.., number)| number)
     }
 
     fn on_done(&mut self, cx: &SchedCx<'_>, task: TaskId, devices: &[DeviceId], exec_ns: u64) {

@@ -202,3 +202,36 @@ fn a_chain_with_a_choice_is_foreseen_on_the_devices_by_turns() {
     let found = prefetch.take(|task, coming| mapper.foresee(task, coming, &OnTheHost));
     assert_eq!(taken(found, &arrays), [(1, 2), (2, 1), (3, 2), (4, 1)]);
 }
+
+/// The input is on the second GPU, which is at work.
+struct OnTheSecond;
+
+impl World for OnTheSecond {
+    fn now(&self) -> u64 {
+        0
+    }
+    fn missing_bytes(&self, placing: &Placing, devices: &[DeviceId]) -> u64 {
+        self.transfer_ns(placing, devices)
+    }
+    fn transfer_ns(&self, _: &Placing, devices: &[DeviceId]) -> u64 {
+        u64::from(devices[0] != DeviceId(2))
+    }
+}
+
+#[test]
+fn nothing_is_copied_away_from_a_device_that_is_only_at_work() {
+    let shared = [array(4)];
+    let policy = policy::make("locality", 0).expect("a known policy");
+    let mut mapper = Mapper::new(two_gpus(), policy, 2);
+    let mut prefetch = Prefetch::default();
+    for (number, devices) in [(0, &[2][..]), (1, &[1, 2])] {
+        let placing = placing(devices, vec![uses(&shared[0], Access::Input)]);
+        prefetch.spawned(id(number), &placing);
+        mapper.spawned(id(number), placing, 0);
+    }
+    prefetch.ready(id(0));
+    mapper.ready(id(0), &OnTheSecond);
+    mapper.assign(&OnTheSecond).expect("a decision");
+    let found = prefetch.take(|task, coming| mapper.foresee(task, coming, &OnTheSecond));
+    assert_eq!(taken(found, &shared), [(0, 2)]);
+}
