@@ -59,6 +59,7 @@ def operands(n: int, workers: int, repetitions: int) -> list[Measurement]:
     ways: dict[str, Any] = {
         "no operand": None,
         "inout=[array]": arrays,
+        "inout=[array], 100 arrays in turn": [arrays[i % 100] for i in range(n)],
         "inout=[slice]": slices,
         "inout=[array[i:i + 1]], slicing included": lambda i: rows[i : i + 1],
     }

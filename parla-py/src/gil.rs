@@ -4,7 +4,8 @@
 //! computes it is only heard every 5 ms. So:
 //! * a worker takes the GIL *before* it takes tasks, and keeps it over as many bodies as it has: tasks never wait in the hands
 //!   of a worker that cannot run them;
-//! * before it asks for a held GIL it watches for a bounded time whether it comes free;
+//! * a body of ours that let it go watches a held GIL for a bounded time before it asks for it (a worker without a body does not: that made
+//!   chains dearer and nothing cheaper);
 //! * a thread that spawns in a long loop hands the GIL over when workers want it, at once at first, then at
 //!   a bounded rate: enough to start long bodies early, too little to hurt when bodies are short.
 
@@ -25,7 +26,7 @@ static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 /// How long a body watches a held GIL before it sleeps for it: CPython's switch interval, after which asking makes the holder let go.
 const WATCH: Duration = Duration::from_millis(5);
-/// The same for a worker that has no body yet, or where we can only guess whether the GIL is held: about what a wake-up costs.
+/// The same where we can only guess whether the GIL is held: about what a wake-up costs.
 const WATCH_BRIEFLY: Duration = Duration::from_micros(50);
 /// How long a spawning thread waits for a worker to take the GIL it hands over.
 const OFFER: Duration = Duration::from_micros(50);
@@ -58,7 +59,6 @@ impl Thread {
         }
         WANTING.fetch_add(1, Ordering::SeqCst);
         end_here_if_finalizing();
-        watch_until_free(WATCH_BRIEFLY);
         if self.state.get().is_null() {
             self.state.set(new_thread_state());
         }
@@ -193,13 +193,12 @@ fn holder() -> (bool, Duration) {
 /// Watches a held GIL for a bounded time, to take it the moment it comes free. One thread at a time does: for the others the
 /// kernel's queue is as good, and their cores can be used.
 #[allow(clippy::disallowed_methods, reason = "the bound is a time")]
-fn watch_until_free(at_most: Duration) {
+fn watch_until_free() {
     let (held, bound) = holder();
     if !held || WATCHED.swap(true, Ordering::Relaxed) {
         return;
     }
     let start = Instant::now();
-    let bound = bound.min(at_most);
     while holder().0 && start.elapsed() < bound {
         for _ in 0..8 {
             std::hint::spin_loop();
@@ -224,7 +223,7 @@ pub(crate) fn released<R: Send>(py: Python<'_>, f: impl FnOnce() -> R + Send) ->
         if is_worker {
             WANTING.fetch_add(1, Ordering::SeqCst);
         }
-        watch_until_free(WATCH);
+        watch_until_free();
         result
     });
     if is_worker {
