@@ -58,7 +58,8 @@ pub(crate) struct Spawner {
 ///         devices are done), "user" (at once: whoever uses the results synchronises).
 ///     priority: higher runs earlier (default 0).
 ///     name: the task's name in messages and traces; default: the function's.
-///     retries: how often to run it again after an exception; only for tasks that change no array, except outputs written as a whole.
+///     retries: how often to run it again after an exception; only for tasks that change no array, except outputs written as a whole. Tasks that
+///         depend on it go on when its devices are done ("blocking").
 ///     task: 0.3's name for `taskid`.
 ///
 /// Returns:
@@ -209,7 +210,11 @@ impl Spawner {
         declared: Option<TaskId>,
         place: Option<Place>,
     ) -> PyResult<Py<Task>> {
-        let runahead = self.runahead.unwrap_or(rt.executor().runahead);
+        let runahead = match self.runahead.unwrap_or(rt.executor().runahead) {
+            // What others have gone on with cannot be run again.
+            Runahead::NonBlocking if self.retries > 0 => Runahead::Blocking,
+            runahead => runahead,
+        };
         if edges.objects.spilled() {
             edges.objects.shrink_to_fit();
         }

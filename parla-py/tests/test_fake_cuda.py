@@ -103,3 +103,28 @@ except DeviceError as error:
 print(seen)
 """
     assert run(driver, program, FAKE_CUDA_DEVICES="1", FAKE_CUDA_FAIL="copy:2=illegal") == "['cpu', 'gpu:0']\n"
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_who_may_be_run_again_does_not_run_ahead(driver, retries):
+    """What depends on a task with retries starts when its kernels have ended; otherwise it need not wait for them."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "parla-py/gpu")!r})
+from ctypes import c_uint64
+from driver import Driver
+from parla import Parla, get_current_stream, spawn
+from parla.devices import gpu
+
+cuda, ended = Driver(), []
+with Parla():
+    @spawn(placement=gpu(0), retries={retries})
+    def first():
+        cuda.launch("spin", get_current_stream().ptr, c_uint64(300_000_000))
+
+    @spawn(dependencies=[first], placement=gpu(0))
+    def second():
+        ended.append(first.done())
+print(ended)
+"""
+    assert run(driver, program) == f"[{retries == 1}]\n"

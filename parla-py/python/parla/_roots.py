@@ -94,7 +94,7 @@ def _overlap(one: Any, other: Any) -> bool:
     import numpy
 
     try:
-        return bool(numpy.shares_memory(one, other, max_work=10_000))
+        return bool(numpy.shares_memory(one, other, max_work=10_000))  # type: ignore[arg-type]
     except numpy.exceptions.TooHardError if hasattr(numpy, "exceptions") else numpy.TooHardError:  # type: ignore[attr-defined]
         return True
 
