@@ -5,17 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from machine import configured
 from parla import Parla, TaskSpace, spawn
 from parla.devices import gpu
 from support import notes, run_py
-
-
-@pytest.fixture
-def two_gpus():
-    """A machine with two simulated GPUs."""
-    with configured(PARLA_SIM_GPUS="2"):
-        yield
 
 
 def test_spawn_without_parentheses():

@@ -83,10 +83,9 @@ print(again.result(), flush=True)
     assert done.stdout.splitlines()[-1] == "again"
 
 
-@pytest.mark.parametrize("n", WORKER_COUNTS)
-def test_a_second_interrupt_abandons_running_bodies(n):
-    run = program(
-        """
+def endless(at_the_end: str) -> str:
+    """A program with a task that never ends; it says when its block is ready, and when an exception leaves the block's body."""
+    return f"""
 class Announce:
     def __exit__(self, *exc):
         print("leaving", flush=True)
@@ -98,12 +97,15 @@ try:
             spawn()(endless_body)
             started.wait(10)
             print("ready", flush=True)
-            threading.Event().wait(60)
+            {at_the_end}
 except KeyboardInterrupt:
     print("interrupted", flush=True)
-""",
-        n,
-    )
+"""
+
+
+@pytest.mark.parametrize("n", WORKER_COUNTS)
+def test_a_second_interrupt_abandons_running_bodies(n):
+    run = program(endless("threading.Event().wait(60)"), n)
     run.expect("ready")
     run.interrupt()
     run.expect("leaving")
@@ -122,25 +124,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("where", ["in_body", "in_exit"])
 def test_the_second_interrupt_is_enough(n, where):
     """Also if the first one was raised by the block's own body."""
-    run = program(
-        f"""
-class Announce:
-    def __exit__(self, *exc):
-        print("leaving", flush=True)
-    def __enter__(self):
-        pass
-try:
-    with Parla(workers=WORKERS):
-        with Announce():
-            spawn()(endless_body)
-            started.wait(10)
-            print("ready", flush=True)
-            {"threading.Event().wait(60)" if where == "in_body" else "pass"}
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-""",
-        n,
-    )
+    run = program(endless("threading.Event().wait(60)" if where == "in_body" else "pass"), n)
     run.expect("ready")
     if where == "in_body":
         run.interrupt()
