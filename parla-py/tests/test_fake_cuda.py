@@ -128,3 +128,41 @@ with Parla():
 print(ended)
 """
     assert run(driver, program) == f"[{retries == 1}]\n"
+
+
+def test_nothing_of_the_driver_is_left_by_many_tasks(driver):
+    """Over 100 000 tasks the pools of streams, events and memory stay as big as they were after the first 5 000; no device memory outlives the block."""
+    program = """
+import ctypes
+import numpy as np
+from parla import Parla, TaskSpace, spawn
+from parla.devices import gpu
+from parla.parray import asarray
+
+cuda = ctypes.CDLL("libcuda.so.1")
+
+def live():
+    counts = (ctypes.c_uint64 * 5)()
+    assert cuda.fakeCudaLive(counts) == 0
+    return list(counts)
+
+arrays = [asarray(np.zeros(64)) for _ in range(4)]
+
+def body():
+    pass
+
+most = []
+with Parla():
+    for part in range(20):
+        T = TaskSpace("T")
+        for i in range(5000):
+            spawn(T[i], [T[i - 4]], placement=gpu(i % 2), inout=[arrays[i % 4]])(body)
+        T.wait()
+        most.append(live())
+for counts in most:
+    assert all(later <= first + 50 for first, later in zip(most[0], counts)), most  # how many are under way at once varies
+streams, events, memory, pinned, contexts = live()
+assert memory == 0, live()
+print("done")
+"""
+    assert run(driver, program, FAKE_CUDA_DEVICES="2", FAKE_CUDA_DELAY_US="0") == "done\n"
