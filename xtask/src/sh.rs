@@ -6,14 +6,22 @@ use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 
 use anyhow::{Context as _, Result, bail};
 
-/// The repository's root, where every command runs unless told otherwise.
+/// The repository's root, where every command runs unless told otherwise. From cargo, which runs this program: the checkout may have
+/// moved since it was compiled.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the workspace root")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let xtask = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        xtask
+            .parent()
+            .expect("xtask lies in the workspace root")
+            .to_owned()
+    });
+    &ROOT
 }
 
 /// A path below the root, written with forward slashes.
