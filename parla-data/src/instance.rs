@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::array::{Home, Shared};
 use crate::directory::{Directory, InstanceId};
 use crate::op::Op;
-use crate::store::{Store, Writer};
+use crate::store::{Rank, Store, Writer};
 use crate::versions::Versions;
 
 /// What the lock of an array guards.
@@ -39,6 +39,8 @@ pub(crate) struct Instance {
     pub(crate) pins: u32,
     /// When it was last used, by the store's count of uses.
     pub(crate) stamp: u64,
+    /// Where it is entered in the order of eviction, if it is.
+    pub(crate) rank: Option<Rank>,
     /// What has not ended yet.
     pub(crate) outstanding: Vec<Outstanding>,
     // Whose memory it is; none for the home.
@@ -68,6 +70,7 @@ impl State {
             strides: home.strides.clone(),
             pins: 0,
             stamp: 0,
+            rank: None,
             outstanding: Vec::new(),
             owner: Weak::new(),
         };
@@ -152,6 +155,7 @@ impl Instance {
             strides,
             pins: 1,
             stamp: 0,
+            rank: None,
             outstanding: Vec::new(),
             owner,
         }
@@ -201,10 +205,14 @@ impl Instance {
             memory,
             bytes,
             block,
+            rank,
             outstanding,
             owner,
             ..
         } = self;
+        if let (Some(rank), Some(store)) = (rank, owner.upgrade()) {
+            store.gone(memory, rank);
+        }
         let give_back = move || {
             drop(block);
             if let Some(store) = owner.upgrade() {

@@ -20,12 +20,15 @@ mod groups;
 mod held;
 mod home;
 mod queue;
+mod recency;
 mod room;
 mod staged;
 mod writers;
 
 pub use held::Held;
 use queue::Request;
+pub(crate) use recency::Rank;
+use recency::Recency;
 pub use staged::Staged;
 pub(crate) use writers::Writer;
 
@@ -94,6 +97,7 @@ struct Memory {
     n_copies: AtomicU64,
     bytes_from: Vec<AtomicU64>,
     streams: Mutex<Streams>,
+    recency: Mutex<Recency>,
     // Why a copy was not written back, until a request is told.
     trouble: Mutex<Option<DeviceError>>,
 }
@@ -413,6 +417,7 @@ impl Memory {
             n_copies: AtomicU64::new(0),
             bytes_from: (0..n_memories).map(|_| AtomicU64::new(0)).collect(),
             streams: Mutex::default(),
+            recency: Mutex::default(),
             trouble: Mutex::default(),
         }
     }

@@ -33,11 +33,7 @@ impl Store {
                 .and_then(|id| {
                     let mut state = shared.state.lock();
                     let bytes = self.fetch(shared, &mut state, id, &operand.region, &mut after.ops);
-                    if id != InstanceId::HOME
-                        && let Some(instance) = state.get_mut(id)
-                    {
-                        instance.pins -= 1;
-                    }
+                    self.unpin(shared, &mut state, id);
                     bytes.ok()
                 })
         };
@@ -115,6 +111,7 @@ impl Store {
         if write {
             let mut state = shared.state.lock();
             state.written(region, InstanceId::HOME);
+            self.outdated(shared, &mut state, region);
             if self.keeps_versions() {
                 let version = Self::next_version();
                 state.versions.wrote(InstanceId::HOME, region, version);

@@ -284,9 +284,9 @@ impl Store {
             Ok(blocks) => blocks.into_iter(),
             Err(refusal) => {
                 for (group, found) in groups.iter().zip(found) {
-                    let mut state = group.array.0.state.lock();
-                    if let Some(instance) = found.and_then(|id| state.get_mut(id)) {
-                        instance.pins -= 1;
+                    if let Some(id) = found {
+                        let array = &group.array.0;
+                        self.unpin(array, &mut array.state.lock(), id);
                     }
                 }
                 return Err(refusal);
@@ -390,8 +390,7 @@ impl Store {
         state.instances.push(instance);
         shared.update_host_only(&state);
         drop(state);
-        let mut arrays = self.arrays.lock();
-        arrays.insert(shared.id, Arc::downgrade(shared));
+        self.remember(shared);
         id
     }
 

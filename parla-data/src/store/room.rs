@@ -1,25 +1,26 @@
 //! Making room: the least recently used copies are given up, those that are nowhere else after they were written back.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use parla_core::MemoryId;
 use parla_device::{Block, DeviceError};
 
-use super::Store;
 use super::queue::After;
+use super::{Rank, Store};
 use crate::DataError;
 use crate::array::Shared;
 use crate::directory::InstanceId;
 use crate::op::Op;
 
-/// An instance that could be given up.
-struct Victim {
-    // Those that hold nothing first, then by last use.
-    order: (bool, u64),
-    array: Arc<Shared>,
-    id: InstanceId,
-    bytes: u64,
+/// What came of an instance that was to be given up.
+enum Outcome {
+    /// So many bytes are free now.
+    Gone(u64),
+    /// It will be clean, or free of outstanding work, after some time.
+    Going(u64),
+    /// It is in use, or was used lately.
+    Stays,
 }
 
 impl Store {
@@ -66,43 +67,58 @@ impl Store {
         if let Some(error) = self.memory(memory).trouble.lock().take() {
             return Err(error.into());
         }
-        let mut victims = self.victims(memory, after);
-        victims.sort_by_key(|victim| victim.order);
         let (mut freed, mut coming) = (0, 0);
         let mut first_error = None;
-        for victim in &victims {
-            if freed + coming >= wanted {
+        let mut at = None;
+        while freed + coming < wanted {
+            let Some((rank, array, id)) = self.next_to_go(memory, at) else {
                 break;
-            }
-            match self.give_up_one(memory, victim, &mut after.ops) {
-                Ok(true) => freed += victim.bytes,
-                Ok(false) => coming += victim.bytes,
+            };
+            at = Some(rank);
+            // Otherwise its array is being dropped, and gives it back itself.
+            let Some(array) = array.upgrade() else {
+                continue;
+            };
+            match self.give_up_one(&array, id, rank, &mut after.ops) {
+                Ok(Outcome::Gone(bytes)) => freed += bytes,
+                Ok(Outcome::Going(bytes)) => coming += bytes,
+                Ok(Outcome::Stays) => {}
                 Err(error) => first_error = first_error.or(Some(error)),
             }
+            after.arrays.push(array);
         }
-        after.arrays.extend(victims.into_iter().map(|v| v.array));
         match first_error {
             Some(error) if freed + coming < wanted => Err(error),
             _ => Ok(freed),
         }
     }
 
-    /// Whether it is gone now; if not, it will be clean, or free of outstanding work, after some time.
+    /// Gives up an instance that was found at a rank, if it still belongs there.
     fn give_up_one(
         &self,
-        memory: MemoryId,
-        victim: &Victim,
+        array: &Arc<Shared>,
+        id: InstanceId,
+        rank: Rank,
         ops: &mut Vec<Arc<Op>>,
-    ) -> Result<bool, DataError> {
-        let mut state = victim.array.state.lock();
-        match state.get(victim.id) {
-            Some(instance) if instance.is_idle() => {}
-            _ => return Ok(false),
+    ) -> Result<Outcome, DataError> {
+        let mut state = array.state.lock();
+        self.purge_lost(&mut state);
+        // It may have been used, or taken out, since it was entered.
+        if self
+            .rank(array, &mut state, id)
+            .is_none_or(|now| now > rank)
+        {
+            return Ok(Outcome::Stays);
         }
-        let sole = state.directory.sole(victim.id);
+        let (memory, bytes) = match state.get(id) {
+            Some(instance) if instance.is_idle() => (instance.memory, instance.bytes),
+            Some(instance) => return Ok(Outcome::Going(instance.bytes)),
+            None => return Ok(Outcome::Stays),
+        };
+        let sole = state.directory.sole(id);
         if sole.is_empty() {
-            let instance = state.take(victim.id, "it was given up");
-            victim.array.update_host_only(&state);
+            let instance = state.take(id, "it was given up");
+            array.update_host_only(&state);
             drop(state);
             self.memory(memory)
                 .evictions
@@ -111,15 +127,15 @@ impl Store {
             if let Some(instance) = instance {
                 instance.release();
             }
-            return Ok(true);
+            return Ok(Outcome::Gone(bytes));
         }
         if state.must_stay(&sole) {
-            return Ok(false);
+            return Ok(Outcome::Going(bytes));
         }
         let begun = ops.len();
         let fetches = sole
             .iter()
-            .map(|region| self.fetch(&victim.array, &mut state, InstanceId::HOME, region, ops));
+            .map(|region| self.fetch(array, &mut state, InstanceId::HOME, region, ops));
         let fetched = fetches.collect::<Result<Vec<_>, _>>();
         for op in &ops[begun..] {
             // Nobody watches it yet, so this is for later.
@@ -130,61 +146,55 @@ impl Store {
                 }
             }));
         }
-        fetched.map(|_| false)
-    }
-
-    fn victims(&self, memory: MemoryId, after: &mut After) -> Vec<Victim> {
-        let mut victims = Vec::new();
-        for array in self.arrays_here() {
-            let mut state = array.state.lock();
-            self.purge_lost(&mut state);
-            for instance in &state.instances {
-                if instance.memory != memory || !instance.is_of(&self.me) || instance.pins > 0 {
-                    continue;
-                }
-                let valid = state.directory.n_valid(instance.id, &instance.region) > 0;
-                victims.push(Victim {
-                    order: (valid, instance.stamp),
-                    array: Arc::clone(&array),
-                    id: instance.id,
-                    bytes: instance.bytes,
-                });
-            }
-            drop(state);
-            after.arrays.push(array);
-        }
-        victims
+        fetched.map(|_| Outcome::Going(bytes))
     }
 
     /// Whether something in this memory is going to be given back without our doing.
     pub(super) fn is_in_use(&self, memory: MemoryId, after: &mut After) -> bool {
         let account = self.memory(memory);
-        let mut in_use = account.reserved.load(Ordering::SeqCst) > 0;
-        let mut bytes = 0;
-        for array in self.arrays_here() {
+        // Instances that are not entered are in use, or were released and are still needed by work under way.
+        if account.reserved.load(Ordering::SeqCst) > 0
+            || account.used.load(Ordering::SeqCst) > account.recency.lock().bytes()
+        {
+            return true;
+        }
+        // Those that are being written back are among the first.
+        let mut at = None;
+        while let Some((rank, array, id)) = self.next_to_go(memory, at) {
+            at = Some(rank);
+            let Some(array) = array.upgrade() else {
+                return true; // it is being dropped
+            };
             let state = array.state.lock();
-            for instance in &state.instances {
-                if instance.memory == memory && instance.is_of(&self.me) {
-                    in_use |=
-                        !instance.is_idle() || state.must_stay(&state.directory.sole(instance.id));
-                    bytes += instance.bytes;
-                }
-            }
+            let in_use = state.get(id).is_none_or(|instance| {
+                !instance.is_idle() || state.must_stay(&state.directory.sole(id))
+            });
             drop(state);
             after.arrays.push(array);
+            if in_use {
+                return true;
+            }
         }
-        // What was released but is still needed by work under way.
-        in_use || account.used.load(Ordering::SeqCst) > bytes
+        false
+    }
+
+    /// An array has an instance here.
+    pub(super) fn remember(&self, array: &Arc<Shared>) {
+        let mut arrays = self.arrays.lock();
+        if arrays.len() == arrays.capacity() {
+            // Those that are gone make room first; it grows by as much as is left, so that this is rare.
+            arrays.retain(|_, array| array.strong_count() > 0);
+            let n_left = arrays.len();
+            arrays.reserve(n_left + 1);
+        }
+        arrays.insert(array.id, Arc::downgrade(array));
     }
 
     /// The arrays that have instances here. They may not be dropped while a lock is held.
     pub(super) fn arrays_here(&self) -> Vec<Arc<Shared>> {
         let mut arrays = self.arrays.lock();
         arrays.retain(|_, array| array.strong_count() > 0);
-        arrays
-            .values()
-            .filter_map(std::sync::Weak::upgrade)
-            .collect()
+        arrays.values().filter_map(Weak::upgrade).collect()
     }
 
     /// The memory of an instance is free again.

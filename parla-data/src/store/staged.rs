@@ -87,6 +87,7 @@ impl Staged {
             let mut state = array.state.lock();
             for region in self.kept(i) {
                 state.written(&region, id);
+                self.store.outdated(array, &mut state, &region);
             }
             if let Some(ticket) = self.ticket {
                 state.claim(ticket, false);
@@ -184,6 +185,7 @@ impl Staged {
         let array = &self.operands[operand].array.0;
         let mut state = array.state.lock();
         state.written(region, id.unwrap_or(InstanceId::HOME));
+        self.store.outdated(array, &mut state, region);
         array.update_host_only(&state);
     }
 
@@ -229,12 +231,13 @@ impl Staged {
             }
             let mut state = array.state.lock();
             leave(&mut state, operand, &self.kept(i), id, &how, &ops);
-            if id != InstanceId::HOME
-                && let Some(instance) = state.get_mut(id)
-            {
-                instance.pins -= 1;
+            if operand.access.writes() {
+                self.store.outdated(array, &mut state, &operand.region);
+            }
+            if let Some(instance) = state.get_mut(id) {
                 instance.stamp = self.store.tick();
             }
+            self.store.unpin(array, &mut state, id);
             unused.extend(superseded(&mut state));
             array.update_host_only(&state);
         }

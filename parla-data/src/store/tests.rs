@@ -97,8 +97,8 @@ impl Bench {
         for gpu in &self.gpus.0 {
             assert_eq!(parla_device::Device::memory_used(&**gpu), 0);
         }
-        for memory in self.store.stats().memories {
-            assert_eq!(memory.used, 0);
+        for (memory, stats) in self.store.memories.iter().zip(self.store.stats().memories) {
+            assert_eq!((stats.used, memory.recency.lock().bytes()), (0, 0));
         }
     }
 }

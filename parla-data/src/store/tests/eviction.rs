@@ -82,3 +82,75 @@ fn a_working_set_four_times_the_memory_moves_little_more_than_the_least_recently
         }
     }
 }
+
+/// Uses arrays one after the other on a GPU and returns how many instances were looked at to make room.
+fn steps(bench: &Bench, arrays: &[Array], access: Access) -> u64 {
+    let n_steps = || bench.store.memory(memory(0)).recency.lock().n_steps;
+    let before = n_steps();
+    for a in arrays {
+        bench.run(&[operand(a, line(0, 2), access)], gpu(0), 7);
+    }
+    n_steps() - before
+}
+
+#[test]
+fn making_room_takes_no_more_steps_among_many_arrays_than_among_few() {
+    for (access, each) in [(Access::Input, 1), (Access::Output, 3)] {
+        let counted = [100, 1000, 10_000].map(|n| {
+            let bench = Bench::new(&[8 * n as u64]);
+            let arrays: Vec<Array> = (0..n + 50).map(|_| array(&[2])).collect();
+            let (old, new) = arrays.split_at(n);
+            assert_eq!(steps(&bench, old, access), 0, "there is room");
+            // Half of those that are to go first are used once more.
+            assert_eq!(steps(&bench, &old[..25], access), 0);
+            let counted = steps(&bench, new, Access::Input);
+            assert_eq!(old[24].bytes_allocated(memory(0)), 8);
+            assert_eq!(old[74].bytes_allocated(memory(0)), 0);
+            bench.check_empty();
+            counted
+        });
+        println!("{access:?}: {counted:?} steps among 100, 1000 and 10 000 arrays");
+        assert!(counted.iter().all(|&steps| steps <= 25 + 50 * each));
+    }
+}
+
+#[test]
+fn a_copy_that_holds_nothing_goes_before_one_that_was_used_earlier() {
+    let bench = Bench::new(&[24]);
+    let arrays: Vec<Array> = (0..7).map(|_| array(&[2])).collect();
+    let there = || {
+        let there = arrays.iter().enumerate();
+        let there = there.filter(|(_, a)| a.bytes_allocated(memory(0)) > 0);
+        there.map(|(i, _)| i).collect::<Vec<_>>()
+    };
+    let read = |i: usize| steps(&bench, &arrays[i..=i], Access::Input);
+    assert_eq!([0, 1, 2, 0, 3].map(read), [0, 0, 0, 0, 2]);
+    assert_eq!(there(), [0, 2, 3], "the order is 2, 0, 3");
+    let overwritten = operand(&arrays[0], line(0, 2), Access::Output);
+    let mut writer = bench.staged(&[overwritten], &[CPU]);
+    writer.begin();
+    read(4);
+    assert_eq!(there(), [2, 3, 4], "0 is being written elsewhere");
+    writer.end(Ended::Well(Vec::new()));
+    let written = bench.store.to_host(&arrays[3], &line(0, 2), true);
+    written.expect("it is at home");
+    read(5);
+    assert_eq!(there(), [2, 4, 5], "3 was written by the host's code");
+    let mut failing = bench.staged(&[operand(&arrays[5], line(0, 2), Access::InOut)], &[gpu(0)]);
+    failing.begin();
+    failing.end(Ended::Badly("it failed".to_owned()));
+    read(6);
+    assert_eq!(there(), [2, 4, 6], "nobody knows what 5 is");
+    bench.check_empty();
+}
+
+#[test]
+fn arrays_that_are_gone_are_forgotten() {
+    let bench = Bench::new(&[1 << 20]);
+    for _ in 0..10_000 {
+        steps(&bench, &[array(&[2])], Access::Input);
+    }
+    let n_known = bench.store.arrays.lock().len();
+    assert!(n_known < 100, "{n_known} arrays are known, all are gone");
+    bench.check_empty();
+}

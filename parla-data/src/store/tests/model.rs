@@ -87,6 +87,11 @@ impl Model {
             "nothing moves any more: {:?}",
             self.tasks
         );
+        // What nobody uses is there to go.
+        for memory in &self.bench.store.memories {
+            let used = memory.used.load(Ordering::SeqCst);
+            assert_eq!(used, memory.recency.lock().bytes());
+        }
     }
 
     pub(super) fn move_task(&mut self, i: usize) -> bool {
