@@ -57,6 +57,11 @@ pub trait Device: Send + Sync + Debug {
     /// The name shown to users, such as `cpu:0`.
     fn name(&self) -> &str;
 
+    /// What its vendor calls it, such as `NVIDIA H100 PCIe`; the name if nobody does.
+    fn model(&self) -> &str {
+        self.name()
+    }
+
     /// The bytes that tasks and arrays on this device may use, all of them together.
     fn memory_capacity(&self) -> u64;
 

@@ -70,7 +70,7 @@ pub use host::{CpuArchitecture, HostBackend, HostDevice, HostOptions, MAX_WORKER
 pub use links::Links;
 pub use machine::{Machine, Part};
 pub use memory::available_memory;
-pub use options::{Gpus, MachineOptions};
+pub use options::{Gpus, LinkFile, MachineOptions};
 pub use profiler::ProfilerRange;
 pub use sim::{
     Fault, FaultKind, MAX_SIM_GPUS, SIM_FILL, SimBackend, SimDevice, SimLinks, SimOptions,

@@ -77,40 +77,95 @@ impl Machine {
     /// # Panics
     /// When they are not one for each pair of memories.
     #[must_use]
-    pub fn with_links(mut self, links: Links) -> Self {
+    pub fn with_links(&self, links: Links) -> Self {
         let n = self.model().memories.len();
         assert!(
             links.len() == n && links.iter().all(|row| row.len() == n),
             "a machine with {n} memories has {n} x {n} links"
         );
-        self.change_model(|model| model.links = links);
-        self
+        let mut machine = self.clone();
+        machine.set_links(links);
+        machine
     }
 
-    /// Writes the links to a file, with what tells this machine from others.
+    /// Writes the links to a file, with what tells this machine from others; the directories above it are made. Who reads it meanwhile finds
+    /// the old file or the new one.
     ///
     /// # Errors
     /// [`DeviceError::DeviceFile`] when it cannot be written.
     pub fn save_links(&self, path: &Path) -> Result<(), DeviceError> {
-        let written = std::fs::write(path, text_of(self.model()));
-        written.map_err(|error| refuse(path, error.to_string()))
+        let write = || {
+            if let Some(directory) = path.parent() {
+                std::fs::create_dir_all(directory)?;
+            }
+            let whole = path.with_extension(format!("{}.tmp", std::process::id()));
+            std::fs::write(&whole, self.link_text())?;
+            std::fs::rename(&whole, path)
+        };
+        write().map_err(|error| refuse(path, error.to_string()))
     }
 
-    /// The same machine with the links from a file that [`save_links`](Self::save_links) wrote; unchanged if there is no such file or it is about
+    /// The same machine with the links from a file that [`save_links`](Self::save_links) wrote; `None` if there is no such file or it is about
     /// another machine.
     ///
     /// # Errors
     /// [`DeviceError::DeviceFile`] when it cannot be read, with the line that makes no sense.
-    pub fn load_links(self, path: &Path) -> Result<Self, DeviceError> {
+    pub fn load_links(&self, path: &Path) -> Result<Option<Self>, DeviceError> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(refuse(path, error.to_string())),
         };
-        match parse(&text, self.model()).map_err(|problem| refuse(path, problem))? {
-            Some(links) => Ok(self.with_links(links)),
-            None => Ok(self),
+        let links = self.parse_links(&text);
+        let links = links.map_err(|problem| refuse(path, problem))?;
+        Ok(links.map(|links| self.with_links(links)))
+    }
+
+    /// What tells machines apart: the memories with what has them, and the sizes of those that are not the host's (whose limit may change from run to
+    /// run).
+    fn link_title(&self) -> String {
+        let mut title = "parla links 2:".to_owned();
+        for (k, memory) in (0..).zip(&self.model().memories) {
+            let device = self.device(self.owner(MemoryId(k)));
+            let (model, size) = match k {
+                0 => ("host", 0),
+                _ => (device.model(), memory.capacity),
+            };
+            // Writing to a string does not fail.
+            let _ = write!(title, " {}={size} ({model})", memory.name);
         }
+        title
+    }
+
+    fn link_text(&self) -> String {
+        let mut text = self.link_title() + "\n# from to latency_ns bytes_per_second direct\n";
+        for (from, row) in self.model().links.iter().enumerate() {
+            for (to, link) in row.iter().enumerate() {
+                let (latency, rate) = (link.latency_ns, link.bytes_per_second);
+                let _ = writeln!(text, "{from} {to} {latency} {rate} {}", link.direct);
+            }
+        }
+        text
+    }
+
+    /// `None`: it is about another machine.
+    fn parse_links(&self, text: &str) -> Result<Option<Links>, String> {
+        let mut lines = (1..).zip(text.lines());
+        if lines
+            .next()
+            .is_none_or(|(_, first)| first != self.link_title())
+        {
+            return Ok(None);
+        }
+        let mut links = self.model().links.clone();
+        for (number, line) in lines.filter(|(_, line)| !line.starts_with('#')) {
+            let parsed = parse_line(line, links.len());
+            let (from, to, link) = parsed.ok_or_else(|| {
+                format!("line {number}: expected \"from to latency_ns bytes_per_second direct\"")
+            })?;
+            links[from][to] = link;
+        }
+        Ok(Some(links))
     }
 }
 
@@ -149,45 +204,6 @@ fn line_through(small: (usize, f64), large: (usize, f64)) -> Link {
         bytes_per_second: 1e9 / per_byte,
         direct: true,
     }
-}
-
-/// What tells machines apart: the memories, with the sizes of those that are not the host's (whose limit may change from run to run).
-fn title(model: &MachineModel) -> String {
-    let mut title = "parla links 1:".to_owned();
-    for (k, memory) in model.memories.iter().enumerate() {
-        let size = if k == 0 { 0 } else { memory.capacity };
-        // Writing to a string does not fail.
-        let _ = write!(title, " {}={size}", memory.name);
-    }
-    title
-}
-
-fn text_of(model: &MachineModel) -> String {
-    let mut text = title(model) + "\n# from to latency_ns bytes_per_second direct\n";
-    for (from, row) in model.links.iter().enumerate() {
-        for (to, link) in row.iter().enumerate() {
-            let (latency, rate) = (link.latency_ns, link.bytes_per_second);
-            let _ = writeln!(text, "{from} {to} {latency} {rate} {}", link.direct);
-        }
-    }
-    text
-}
-
-/// `None`: it is about another machine.
-fn parse(text: &str, model: &MachineModel) -> Result<Option<Links>, String> {
-    let mut lines = (1..).zip(text.lines());
-    if lines.next().is_none_or(|(_, first)| first != title(model)) {
-        return Ok(None);
-    }
-    let mut links = model.links.clone();
-    for (number, line) in lines.filter(|(_, line)| !line.starts_with('#')) {
-        let parsed = parse_line(line, links.len());
-        let (from, to, link) = parsed.ok_or_else(|| {
-            format!("line {number}: expected \"from to latency_ns bytes_per_second direct\"")
-        })?;
-        links[from][to] = link;
-    }
-    Ok(Some(links))
 }
 
 fn parse_line(line: &str, n: usize) -> Option<(usize, usize, Link)> {

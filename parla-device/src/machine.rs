@@ -1,5 +1,6 @@
 //! All devices of this process, of every backend, with the model of how they are linked.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parla_core::{DeviceId, DeviceModel, Link, MachineModel, MemoryId, MemoryModel};
@@ -8,11 +9,11 @@ use crate::backend::{Backend, Device, DeviceKey};
 use crate::cuda::CudaBackend;
 use crate::error::DeviceError;
 use crate::host::HostBackend;
-use crate::options::{Gpus, MachineOptions};
+use crate::options::{Gpus, LinkFile, MachineOptions};
 use crate::sim::SimBackend;
 
 /// The devices of all backends behind one numbering.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Machine {
     model: Arc<MachineModel>,
     // By DeviceId.
@@ -21,6 +22,8 @@ pub struct Machine {
     keys: Vec<DeviceKey>,
     no_gpu: Option<String>,
     sim: Option<Arc<SimBackend>>,
+    link_file: Option<PathBuf>,
+    links_are_measured: bool,
 }
 
 const SIMULATE: &str = "set PARLA_SIM_GPUS=2 to simulate two";
@@ -98,6 +101,8 @@ impl Machine {
             keys,
             no_gpu: None,
             sim: None,
+            link_file: None,
+            links_are_measured: false,
         }
     }
 
@@ -146,9 +151,14 @@ impl Machine {
                 };
                 let mut machine = Self::assemble(&[cpus, gpus], link);
                 machine.no_gpu = cuda.unavailable().map(|why| format!("{why}; {SIMULATE}"));
-                match &options.link_file {
-                    Some(path) => machine.load_links(path),
-                    None => Ok(machine),
+                let Some(LinkFile { path, named }) = &options.link_file else {
+                    return Ok(machine);
+                };
+                machine.link_file = Some(path.clone());
+                match machine.load_links(path) {
+                    Err(error) if *named => Err(error),
+                    Ok(Some(measured)) => Ok(measured),
+                    _ => Ok(machine),
                 }
             }
         }
@@ -171,6 +181,23 @@ impl Machine {
     #[must_use]
     pub fn sim(&self) -> Option<&Arc<SimBackend>> {
         self.sim.as_ref()
+    }
+
+    /// Where the links of this machine are kept once they are measured; `None`: nowhere (simulated GPUs have those that they are given).
+    #[must_use]
+    pub fn link_file(&self) -> Option<&Path> {
+        self.link_file.as_deref()
+    }
+
+    /// Whether the links are measured ones.
+    #[must_use]
+    pub fn links_are_measured(&self) -> bool {
+        self.links_are_measured
+    }
+
+    pub(crate) fn set_links(&mut self, links: Vec<Vec<Link>>) {
+        self.change_model(|model| model.links = links);
+        self.links_are_measured = true;
     }
 
     /// Nobody has the model yet, or gets another one.

@@ -18,10 +18,19 @@ pub struct MachineOptions {
     pub host: HostOptions,
     /// The GPUs.
     pub gpus: Gpus,
-    /// Where the measured links of real GPUs are kept ([`Machine::save_links`](crate::Machine::save_links)); `None`: typical ones are taken.
-    pub link_file: Option<PathBuf>,
+    /// Where the measured links of real GPUs are kept; `None`: typical ones are taken.
+    pub link_file: Option<LinkFile>,
     /// What to make of real ones.
     pub cuda: CudaOptions,
+}
+
+/// A file that [`Machine::save_links`](crate::Machine::save_links) writes. It need not exist.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinkFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The user named it, and is told if it cannot be read; else it is a cache, and taken for missing.
+    pub named: bool,
 }
 
 /// Which GPUs there are; never real and simulated ones together.
@@ -51,7 +60,7 @@ impl MachineOptions {
     /// | `PARLA_SIM_TIME` | `0`: simulated GPUs are as fast as possible; `1`: they take the time of the model |
     /// | `PARLA_SIM_FILL` | `0`: memory of simulated GPUs is not filled when it is handed out, which is faster and hides missing copies |
     /// | `PARLA_SIM_FAULTS` | what is to go wrong, see [`SimOptions::add_faults`] |
-    /// | `PARLA_LINK_FILE` | where the measured links of real GPUs are; it need not exist |
+    /// | `PARLA_LINK_FILE` | where the measured links of real GPUs are kept; `parla/links` in `XDG_CACHE_HOME` or `HOME/.cache` unless set; `none`: nowhere |
     /// | `PARLA_DEVICE_FILE` | a file as [`from_file`](Self::from_file) reads it; the other variables win over what it says |
     ///
     /// # Errors
@@ -91,9 +100,7 @@ impl MachineOptions {
         };
         let sim = sim.map(|sim| simulated(sim, &lookup)).transpose()?;
         options.gpus = sim.map_or(Gpus::Real, Gpus::Simulated);
-        options.link_file = lookup("PARLA_LINK_FILE")
-            .filter(|path| !path.trim().is_empty())
-            .map(PathBuf::from);
+        options.link_file = link_file(&lookup);
         options.cuda = CudaOptions::from_env(&lookup)?;
         Ok(options)
     }
@@ -126,6 +133,19 @@ impl MachineOptions {
         // Replacement characters occur in no allowed value.
         Self::from_env(|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
+}
+
+/// Where measured links are kept.
+fn link_file(lookup: impl Fn(&str) -> Option<String>) -> Option<LinkFile> {
+    let set = |name| lookup(name).filter(|value| !value.trim().is_empty());
+    if let Some(path) = set("PARLA_LINK_FILE") {
+        let path = PathBuf::from(path);
+        return (path.as_os_str() != "none").then_some(LinkFile { path, named: true });
+    }
+    let caches = set("XDG_CACHE_HOME").map(PathBuf::from);
+    let caches = caches.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))?;
+    let path = caches.join("parla").join("links");
+    Some(LinkFile { path, named: false })
 }
 
 /// Simulated GPUs, with what the environment says about them.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from ctypes import c_uint64
 from typing import Any
@@ -42,6 +44,22 @@ def devices() -> dict[str, Any]:
             raise AssertionError(f"{device['name']} has {device['capacity']} bytes of {total}")
     names = [driver.name(device["ordinal"]) for device in found]
     return {"driver": driver.version(), "devices": names, "capacity": [device["capacity"] for device in found]}
+
+
+@check("gpu")
+def links() -> dict[str, Any]:
+    """``python -m parla --measure-links`` measures every link, and the next process has them."""
+    with tempfile.TemporaryDirectory() as directory:
+        settings = {**os.environ, "PARLA_LINK_FILE": os.path.join(directory, "links")}
+
+        def parla(*arguments: str) -> list[str]:
+            command = [sys.executable, "-m", "parla", *arguments]
+            return subprocess.run(command, env=settings, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+
+        measured = parla("--measure-links")
+        if "links (measured):" not in measured or parla() != measured[:-1]:
+            raise AssertionError(f"measured, then read back: {measured}, {parla()}")
+    return {"links": [line.strip() for line in measured if " to " in line]}
 
 
 @check("gpu")

@@ -58,7 +58,7 @@ mod _native {
     #[pymodule_export]
     use super::kernels::{sleep_gil, sleep_nogil};
     #[pymodule_export]
-    use super::machine::{configure_machine, machine};
+    use super::machine::{configure_machine, machine, measure_links};
     #[pymodule_export]
     use super::placed::forget_placements;
     #[pymodule_export]

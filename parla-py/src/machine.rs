@@ -1,5 +1,6 @@
 //! `machine()`: the devices, memories and links of this process, probed when first asked for.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parla_core::lock::Mutex;
@@ -24,12 +25,16 @@ struct Probed {
 
 impl Probed {
     fn new(options: &MachineOptions) -> Result<Arc<Self>, DeviceError> {
-        let machine = Arc::new(Machine::probe(options)?);
-        Ok(Arc::new(Self {
+        Machine::probe(options).map(Self::of)
+    }
+
+    fn of(machine: Machine) -> Arc<Self> {
+        let machine = Arc::new(machine);
+        Arc::new(Self {
             store: Store::new(Arc::clone(&machine)),
             machine,
             dict: PyOnceLock::new(),
-        }))
+        })
     }
 }
 
@@ -89,8 +94,8 @@ pub(crate) fn device(machine: &Machine, number: u32) -> PyResult<(DeviceId, &Arc
 ///
 /// Returns:
 ///     A dict with the keys `devices` (by device number: `architecture`, `index`, `name`, `memory` (its number), `capacity` (bytes), `workers`,
-///     `host_access`, `stream_ordered`, `ordinal`), `memories` (`name`, `capacity`), `links` (from memory, to memory: `latency_ns`, `bytes_per_second`,
-///     `direct`) and `unavailable` (for `gpu`: why there is none, or None). The same object every time, until the machine is replaced.
+///     `host_access`, `stream_ordered`, `ordinal`, `model`), `memories` (`name`, `capacity`), `links` (from memory, to memory: `latency_ns`, `bytes_per_second`,
+///     `direct`), `links_are_measured` and `unavailable` (for `gpu`: why there is none, or None). The same object every time, until the machine is replaced.
 ///
 /// Raises:
 ///     ValueError: an environment variable has a value that makes no sense.
@@ -119,6 +124,7 @@ fn describe<'py>(py: Python<'py>, machine: &Machine) -> PyResult<Bound<'py, PyDi
         dict.set_item("host_access", device.host_access())?;
         dict.set_item("stream_ordered", device.stream_ordered())?;
         dict.set_item("ordinal", device.ordinal())?;
+        dict.set_item("model", device.model())?;
         devices.append(dict)?;
     }
     let memories = PyList::empty(py);
@@ -146,8 +152,44 @@ fn describe<'py>(py: Python<'py>, machine: &Machine) -> PyResult<Bound<'py, PyDi
     dict.set_item("devices", devices)?;
     dict.set_item("memories", memories)?;
     dict.set_item("links", links)?;
+    dict.set_item("links_are_measured", machine.links_are_measured())?;
     dict.set_item("unavailable", unavailable)?;
     Ok(dict)
+}
+
+/// Measure the links between the memories of this machine, which should have nothing else to do, and keep the results in a file for all runs
+/// to come.
+///
+/// Returns:
+///     The path of the file.
+///
+/// Raises:
+///     ParlaError: a runtime is open; there are no real GPUs; there is no place for the file.
+///     DeviceError: what a device says, `DeviceOutOfMemory` among it.
+#[pyfunction]
+pub(crate) fn measure_links(py: Python<'_>) -> PyResult<PathBuf> {
+    let refuse = |why: &str| Err(errors::parla_error(py, format!("measure_links: {why}")));
+    if runtime::is_any_open() {
+        return refuse("a runtime is open, whose copies would disturb the measurement");
+    }
+    let machine = current(py)?;
+    if machine.sim().is_some() {
+        return refuse("simulated GPUs have the links that they are given (PARLA_SIM_LINK)");
+    }
+    if let Some(why) = machine.unavailable("gpu") {
+        return refuse(&why);
+    }
+    let Some(path) = machine.link_file().map(Path::to_owned) else {
+        return refuse("there is no place to keep the results: set PARLA_LINK_FILE to a file");
+    };
+    let measured = py.detach(|| {
+        let measured = machine.with_links(machine.measure_links()?);
+        measured.save_links(&path).map(|()| Probed::of(measured))
+    });
+    let measured = measured.map_err(|error| errors::device(py, &error))?;
+    let before = MACHINE.lock().replace(measured);
+    drop(before);
+    Ok(path)
 }
 
 /// What a configuration may have, with the environment variable that says the same.

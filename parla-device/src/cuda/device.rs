@@ -258,6 +258,10 @@ impl Device for CudaDevice {
         &self.0.name
     }
 
+    fn model(&self) -> &str {
+        &self.0.card.model
+    }
+
     fn memory_capacity(&self) -> u64 {
         self.0.capacity
     }

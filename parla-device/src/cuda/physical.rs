@@ -30,7 +30,7 @@ pub(super) struct Physical {
     pub(super) total: u64,
     pub(super) max_pitch: usize,
     /// What NVIDIA calls it.
-    model: String,
+    pub(super) model: String,
     /// The primary context, once somebody needed it and the driver gave it.
     context: OnceLock<Handle>,
     /// The first failure that left the context unusable.

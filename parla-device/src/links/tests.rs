@@ -64,11 +64,11 @@ fn links_are_kept_in_a_file_for_this_machine_only() {
     let measured = machine(2, 12_345, 1.5e9);
     measured.save_links(&path).unwrap();
     let plain = || machine(2, 1, 2.0);
-    let read = plain().load_links(&path).unwrap();
+    assert!(!plain().links_are_measured());
+    let read = plain().load_links(&path).unwrap().unwrap();
     assert_eq!(read.model().links, measured.model().links);
-    let other = machine(1, 1, 2.0);
-    let links = other.model().links.clone();
-    assert_eq!(other.load_links(&path).unwrap().model().links, links);
+    assert!(read.links_are_measured());
+    assert!(machine(1, 1, 2.0).load_links(&path).unwrap().is_none());
 
     let mut text = std::fs::read_to_string(&path).unwrap();
     text.push_str("0 1 5 -1 true\n");
@@ -77,5 +77,12 @@ fn links_are_kept_in_a_file_for_this_machine_only() {
     std::fs::remove_file(&path).unwrap();
     assert!(error.contains("line 12: expected"), "{error}");
     // Nothing was measured yet: no file, no error.
-    assert!(plain().load_links(&path).is_ok());
+    assert!(plain().load_links(&path).unwrap().is_none());
+
+    let deeper = path.join("cache").join("links");
+    measured.save_links(&deeper).unwrap();
+    let n_files = std::fs::read_dir(deeper.parent().unwrap()).unwrap().count();
+    let read = plain().load_links(&deeper).unwrap();
+    std::fs::remove_dir_all(&path).unwrap();
+    assert!(read.is_some() && n_files == 1);
 }

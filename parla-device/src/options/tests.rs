@@ -19,6 +19,22 @@ fn sim(variables: &[(&str, &str)]) -> SimOptions {
 }
 
 #[test]
+fn links_are_kept_in_the_users_cache_unless_said() {
+    let file = |variables: &[(&str, &str)]| options(variables).unwrap().link_file;
+    let at = |path: &str, named| {
+        let path = path.into();
+        Some(LinkFile { path, named })
+    };
+    let home = ("HOME", "/home/me");
+    assert_eq!(file(&[home]), at("/home/me/.cache/parla/links", false));
+    let caches = ("XDG_CACHE_HOME", "/fast");
+    assert_eq!(file(&[home, caches]), at("/fast/parla/links", false));
+    let chosen = ("PARLA_LINK_FILE", "mine");
+    assert_eq!(file(&[home, chosen]), at("mine", true));
+    assert_eq!(file(&[home, ("PARLA_LINK_FILE", "none")]), None);
+}
+
+#[test]
 fn nothing_set_leaves_it_to_the_machine() {
     assert_eq!(options(&[]).unwrap(), MachineOptions::default());
     for none in ["0", "", " "] {

@@ -1,4 +1,5 @@
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, final
 
 from parla._placement import Placement
@@ -30,6 +31,7 @@ __all__ = [
     "forget_placements",
     "lend_task",
     "machine",
+    "measure_links",
     "policies",
     "reserve",
     "set_current_slot",
@@ -244,6 +246,7 @@ def policies() -> str: ...
 def reserve(device: int, amount: int) -> Reservation: ...
 def machine() -> dict[str, Any]: ...
 def configure_machine(config: dict[str, Any] | None) -> None: ...
+def measure_links() -> Path: ...
 def device_array(device_number: int, shape: Sequence[int], itemsize: int) -> DeviceBlock: ...
 def copy_strided(
     dst_device: int | None,
