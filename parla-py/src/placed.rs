@@ -25,11 +25,11 @@ pub(crate) struct Placed {
 /// The devices it may run on.
 #[derive(Clone)]
 pub(crate) enum Choices {
-    /// The machine has no memory but the host's: nobody has to choose.
+    /// As `Cpu`, or one choice of several CPU devices, on a machine with no memory but the host's: nobody has to choose.
     HostOnly,
-    /// Every choice is one CPU device: without operands there is nothing to choose.
+    /// One CPU device, or any: without operands there is nothing to choose.
     Cpu(Arc<[Choice]>),
-    /// Several kinds of devices, or several devices at a time.
+    /// Several kinds of devices, several devices at a time, or some of the CPU devices.
     Devices(Arc<[Choice]>),
 }
 
@@ -117,7 +117,10 @@ impl Placed {
 fn choices(placement: &Bound<'_, PyAny>) -> PyResult<Choices> {
     let py = placement.py();
     let machine = machine::current(py)?;
-    if machine.model().memories.len() == 1 {
+    let model = machine.model();
+    let one_memory = model.memories.len() == 1;
+    let n_cpus = model.devices.iter().filter(|d| !d.exclusive).count();
+    if one_memory && n_cpus == 1 {
         return Ok(Choices::HostOnly);
     }
     let common = Claim {
@@ -136,10 +139,16 @@ fn choices(placement: &Bound<'_, PyAny>) -> PyResult<Choices> {
         choices.push(choice(&machine, option.cast::<PyTuple>()?, own, common)?);
     }
     let is_cpu = |choice: &Choice| match choice.devices[..] {
-        [device] => !machine.model().device(device).exclusive,
+        [device] => !model.device(device).exclusive,
         _ => false,
     };
-    if choices.iter().all(is_cpu) {
+    let all_cpus = choices.iter().all(is_cpu);
+    let any_cpu = all_cpus && choices.len() == n_cpus;
+    if choices.len() > 1 && !any_cpu {
+        Ok(Choices::Devices(choices.into()))
+    } else if one_memory {
+        Ok(Choices::HostOnly)
+    } else if all_cpus {
         Ok(Choices::Cpu(choices.into()))
     } else {
         Ok(Choices::Devices(choices.into()))

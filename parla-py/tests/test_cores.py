@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from machine import pretend
-from parla import Parla, get_current_devices, spawn
+import numpy as np
+import pytest
+from machine import configured, pretend
+from parla import Parla, get_current_devices, parray, spawn
 from parla.cpu import cpu
 from parla.environments import (
     EnvironmentComponentDescriptor,
@@ -105,3 +107,30 @@ def test_each_core_has_its_environment():
         with Parla(environments, workers=CORES):
             found = side_by_side(CORES, where)
     assert sorted(found) == [(i, [i], [i]) for i in range(CORES)]
+
+
+@pytest.mark.parametrize("gpus", ["0", "2"])
+def test_some_cores_are_any_of_them(gpus):
+    with configured(PARLA_CPU_ARCHITECTURE="cores", PARLA_NUM_THREADS="4", PARLA_SIM_GPUS=gpus):
+        some = cpu[2:4]
+        a = parray.array(np.zeros(3))
+        with Parla():
+            for options in ({"placement": some}, {"placement": some, "input": a}, {"placement": [c[{"vcus": 0.5}] for c in some]}):
+                found = side_by_side(2, get_current_devices, **options)
+                assert sorted(devices[0].index for devices in found) == [2, 3], options
+            both = [spawn(placement=cpu * 2)(get_current_devices).result(20) for _ in range(4)]
+            assert all(len({device.index for device in devices}) == 2 for devices in both)
+        with Parla(devices=some):
+            found = side_by_side(2, get_current_devices)
+            assert sorted(devices[0].index for devices in found) == [2, 3]
+
+
+def test_with_a_task_that_has_not_started_on_some_cores():
+    with configured(PARLA_CPU_ARCHITECTURE="cores", PARLA_NUM_THREADS="3"), Parla():
+        gate = threading.Event()
+        first = spawn()(lambda: gate.wait(20))
+        second = spawn(dependencies=[first], placement=cpu[1:3])(get_current_devices)
+        third = spawn(placement=second)(get_current_devices)
+        assert third.result(20)[0] in cpu[1:3]
+        gate.set()
+        assert second.result(20)[0] in cpu[1:3]

@@ -185,15 +185,16 @@ def _assemble(options: list[_Option]) -> Placement:
     for option in options:
         claims.setdefault(option.devices, option.claims)
     devices = tuple(claims)
-    if first.affinity is not None:
-        affinity = first.affinity
-    elif first.devices[0].architecture == cpu and one_device_per_core() and {o[0] for o in devices} != set(cpu.devices):
-        affinity = first.devices[0].index
-    else:
-        affinity = _ANY_WORKER
+    affinity = worker_of(devices) if first.affinity is None else first.affinity
     vcus = max(0, *(vcus for vcus, _ in first.claims))
     memory = max(memory for _, memory in first.claims)
     return Placement(first.devices, devices, vcus, memory, affinity, tuple(claims.values()))
+
+
+def worker_of(options: tuple[tuple[Device, ...], ...]) -> int:
+    """The worker that is the CPU device of a task with one option; -1: there are others, or all workers are one device."""
+    device = options[0][0]
+    return device.index if len(options) == 1 and device.architecture == cpu and one_device_per_core() else _ANY_WORKER
 
 
 class _Unsatisfiable(Exception):
@@ -282,8 +283,7 @@ def _options_of_task(part: object) -> list[_Option] | None:
     choice = getattr(task, "_choice", None)
     if choice is not None:
         return [_Option(options[choice].devices, options[choice].claims)]
-    on_cpus = all(device.architecture == cpu for option in options for device in option.devices)
-    return options[:1] if on_cpus else options
+    return options
 
 
 def _same_as_task(task: object, options: list[_Option], request: _Request) -> list[_Option]:

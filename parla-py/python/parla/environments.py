@@ -384,6 +384,8 @@ def _choose(terms: _Terms | None, placement: Placement, tags: object) -> Placeme
         )
     if terms is None:
         return None
+    from parla._placement import worker_of
+
     allowed = [i for i, option in enumerate(placement.options) if terms.allow(option)]
     if not allowed:
         raise PlacementError(
@@ -409,17 +411,9 @@ def _choose(terms: _Terms | None, placement: Placement, tags: object) -> Placeme
         claims=claims,
         vcus=max(0, *(vcus for vcus, _ in claims[0])),
         memory=max(memory for _, memory in claims[0]),
-        affinity=_affinity(options),
+        affinity=worker_of(options),
         environments=used if any(used) else (),
     )
-
-
-def _affinity(options: tuple[tuple[Device, ...], ...]) -> int:
-    """The worker of the first option, if CPUs are devices of one worker each."""
-    from parla.cpu import one_device_per_core
-
-    first = options[0][0]
-    return first.index if first.architecture.id == "cpu" and one_device_per_core() else -1
 
 
 def _find(

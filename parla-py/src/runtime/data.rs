@@ -37,7 +37,7 @@ impl Runtime {
     }
 }
 
-/// Who places tasks, and what arrays have on the devices; `None`: there is no memory but the host's.
+/// Who places tasks, and what arrays have on the devices; `None`: there is no memory but the host's, and one CPU device.
 pub(super) fn placement(py: Python<'_>, policy: &str, depth: usize) -> PyResult<Option<Placement>> {
     if depth == 0 {
         return Err(PyValueError::new_err("depth: expected 1 or more, got 0"));
@@ -45,7 +45,7 @@ pub(super) fn placement(py: Python<'_>, policy: &str, depth: usize) -> PyResult<
     let policy = policy::make(policy, 0)
         .map_err(|error| errors::policy_error(py, format!("policy: {error}")))?;
     let machine = machine::current(py)?;
-    if machine.model().memories.len() == 1 {
+    if let ([_], [_]) = (&machine.model().memories[..], &machine.model().devices[..]) {
         return Ok(None);
     }
     Ok(Some(Placement {
