@@ -9,7 +9,7 @@ import argparse
 
 import synthetic_figure
 from parla import graphs
-from synthetic import Case, rows
+from synthetic import Case, Node
 
 TASK_MS = 16.0
 N, D = 6250, 1000
@@ -17,11 +17,11 @@ MEGABYTES = N * D * 4 / 1e6
 """A block of N rows of d float32."""
 
 
-def cases(chosen: argparse.Namespace) -> list[Case]:
+def cases(node: Node, chosen: argparse.Namespace) -> list[Case]:
     """The three shapes on each number of GPUs."""
     levels, n_independent, n_serial = (3, 24, 12) if chosen.quick else (8, 300, 150)
     work = graphs.Work(TASK_MS * 1000)
-    size = rows(MEGABYTES)
+    size = node.rows(MEGABYTES)
     found = []
     for n_gpus in chosen.gpus:
         shapes = {
@@ -31,7 +31,7 @@ def cases(chosen: argparse.Namespace) -> list[Case]:
         }
         for section, graph in shapes.items():
             name = f"{n_gpus} GPU{'s'[: n_gpus != 1]}"
-            found.append(Case.of(section, name, n_gpus, MEGABYTES, TASK_MS, graph))
+            found.append(Case.of(node, section, name, n_gpus, MEGABYTES, TASK_MS, graph))
     return found
 
 

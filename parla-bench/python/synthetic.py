@@ -1,7 +1,8 @@
-"""Synthetic task graphs on simulated GPUs: measured beside schedules computed for the same links.
+"""Synthetic task graphs on simulated and real GPUs: measured beside schedules computed for the same links.
 
-The links are those of a node with Quadro RTX 5000 cards, see `RTX_NODE`. Data are a `SCALE`-th of the size that the figures name and links a
-`SCALE`-th of the speed, so copies take as long as the full ones would, and this machine's processors, which do them, keep up.
+The simulated node, `RTX_NODE`, has Quadro RTX 5000 cards. Data there are a thousandth of the size that the figures name and links a thousandth of
+the speed, so copies take as long as the full ones would, and this machine's processors, which do them, keep up. On real GPUs, `real_node`, data
+have their full size and links are measured.
 """
 
 from __future__ import annotations
@@ -20,14 +21,77 @@ import schedules
 from parla import graphs
 from schedules import Links
 
-RTX_NODE = Links(host_gb_s=12.0, latency_us=10.0, peer=False)
-"""PCIe 3.0 with 16 lanes to each card carries about 12 GB/s of 15.75. The cards have no NVLink bridges and sit on two sockets: between
-them bytes go through the host."""
-
-RTX_MEMORY_GB = 16.0
-SCALE = 1000
 ROW = 100
 """float32 numbers in a row of a data block."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """GPUs to run on."""
+
+    label: str
+    links: Links
+    environment: dict[str, str]
+    """The variables that make them, but for their number."""
+    count: str
+    """The variable that says how many."""
+    n_cards: int | None
+    """How many GPUs have links of their own; None: all."""
+    scale: int = 1
+    """Data and links are so many times smaller than the figures say."""
+
+    def variables(self, n_gpus: int) -> dict[str, str]:
+        """What makes so many of them."""
+        return self.environment | {self.count: str(n_gpus)}
+
+    def has_links_for(self, n_gpus: int) -> bool:
+        """Whether each of so many GPUs has links of its own, which the computed schedules assume."""
+        return self.n_cards is None or n_gpus <= self.n_cards
+
+    def rows(self, megabytes: float) -> int:
+        """Rows of a data block."""
+        return max(1, round(megabytes * 1e6 / self.scale / (4 * ROW)))
+
+
+def _rtx_node() -> Node:
+    """Simulated Quadro RTX 5000 cards.
+
+    PCIe 3.0 with 16 lanes to each carries about 12 GB/s of 15.75. They have 16 GB, no NVLink bridges and sit on two sockets: between them bytes
+    go through the host.
+    """
+    links, scale = Links(host_gb_s=12.0, latency_us=10.0, peer=False), 1000
+    environment = {
+        "PARLA_SIM_GPU_MEM": str(int(16e9 / scale)),
+        "PARLA_SIM_LINK": f"latency={links.latency_us:g}us,bandwidth={links.host_gb_s * 1e6 / scale:g}kB/s,peer=none",
+    }
+    return Node("simulated", links, environment, "PARLA_SIM_GPUS", None, scale)
+
+
+RTX_NODE = _rtx_node()
+
+
+def real_node(directory: str, scale: int = 1) -> Node | None:
+    """The GPUs of this machine, their links measured now and kept in a file in `directory`; None if it has none.
+
+    More GPUs than there are cards are virtual ones, which share the links of their card.
+    """
+    environment = {"PARLA_LINK_FILE": str(Path(directory) / "links"), "PARLA_SIM_GPUS": "0"}
+    program = "import json; from parla import _native; print(json.dumps(_native.measure_links() and _native.machine(), default=str))"
+    command = [sys.executable, "-c", "from parla.devices import gpu; print(len(gpu))"]
+    n_cards = int(subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True).stdout)
+    if not n_cards:
+        return None
+    measured = subprocess.run([sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, check=True)
+    machine = json.loads(measured.stdout)
+    links = machine["links"]
+    gpus = [device["memory"] for device in machine["devices"] if device["architecture"] == "gpu"]
+    with_host = [link for k in gpus for link in (links[0][k], links[k][0])]
+    between = [links[k][other] for k in gpus for other in gpus if k != other]
+    slowest = min(link["bytes_per_second"] for link in with_host) / 1e9
+    latency = max(link["latency_ns"] for link in with_host) / 1e3
+    peer = bool(between) and all(link["direct"] for link in between)
+    model = next(device["model"] for device in machine["devices"] if device["architecture"] == "gpu")
+    return Node(f"{n_cards} x {model}", Links(slowest, latency, peer), environment, "PARLA_VIRTUAL_GPUS", n_cards, scale)
 
 MODES = graphs.MODES
 LABELS = {
@@ -61,21 +125,26 @@ class Case:
     bound_s: float = 0.0
     """No schedule is shorter."""
     least_bytes: int = 0
+    own_links: bool = True
+    """Whether the GPUs have links of their own, as the computed schedules assume."""
     samples: dict[str, list[float]] = field(default_factory=dict)
     """Seconds by mode; "no data": the same tasks with nothing to move."""
     bytes_moved: dict[str, int] = field(default_factory=dict)
     """Between memories, to GPUs, as if the data had their full size, by mode, in the last repetition. By hand it is not counted."""
 
     @classmethod
-    def of(cls, section: str, name: str, n_gpus: int, megabytes: float, task_ms: float, graph: graphs.Graph) -> Case:
+    def of(
+        cls, node: Node, section: str, name: str, n_gpus: int, megabytes: float, task_ms: float, graph: graphs.Graph
+    ) -> Case:
         """A case with its schedules."""
         case = cls(section, name, n_gpus, megabytes, task_ms, graphs.dumps(graph), len(graph))
-        sizes = [block.size * ROW * 4 * SCALE for block in graph.data]
-        perfect = schedules.schedule(graph, RTX_NODE, n_gpus, sizes)
+        sizes = [block.size * ROW * 4 * node.scale for block in graph.data]
+        perfect = schedules.schedule(graph, node.links, n_gpus, sizes)
         case.perfect_s, case.least_bytes = perfect.seconds, perfect.bytes_moved
-        case.no_overlap_s = schedules.schedule(graph, RTX_NODE, n_gpus, sizes, prefetch=False).seconds
-        case.chosen_s = schedules.schedule(graph, RTX_NODE, n_gpus, sizes, choose=True).seconds
-        case.compute_s = schedules.schedule(graph, RTX_NODE, n_gpus, [0] * len(sizes)).seconds
+        case.no_overlap_s = schedules.schedule(graph, node.links, n_gpus, sizes, prefetch=False).seconds
+        case.chosen_s = schedules.schedule(graph, node.links, n_gpus, sizes, choose=True).seconds
+        case.compute_s = schedules.schedule(graph, node.links, n_gpus, [0] * len(sizes)).seconds
+        case.own_links = node.has_links_for(n_gpus)
         case.bound_s = schedules.bound(graph, n_gpus)
         return case
 
@@ -92,7 +161,7 @@ class Case:
         """
         auto, no_data = self.median("auto"), self.median("no data")
         hideable = self.no_overlap_s - self.perfect_s
-        if auto is None or no_data is None or hideable < 0.01 * self.perfect_s:
+        if auto is None or no_data is None or not self.own_links or hideable < 0.01 * self.perfect_s:
             return None
         exposed = auto - no_data
         return 100 * (self.no_overlap_s - self.compute_s - exposed) / hideable
@@ -112,12 +181,7 @@ class Case:
         }
 
 
-def rows(megabytes: float) -> int:
-    """Rows of a data block of the reduced size."""
-    return max(1, round(megabytes * 1e6 / SCALE / (4 * ROW)))
-
-
-def measure(cases: Sequence[Case], repetitions: int, modes: Sequence[str] = MODES, policy: str | None = None) -> None:
+def measure(node: Node, cases: Sequence[Case], repetitions: int, modes: Sequence[str] = MODES, policy: str | None = None) -> None:
     """Run every case in every mode, by turns, each number of GPUs in a process of its own."""
     modes = ["no data", *modes]
     for n_gpus in dict.fromkeys(case.n_gpus for case in cases):
@@ -131,7 +195,7 @@ def measure(cases: Sequence[Case], repetitions: int, modes: Sequence[str] = MODE
         done = subprocess.run(
             [sys.executable, "-c", "import synthetic; synthetic.serve()"],
             cwd=Path(__file__).parent,
-            env=os.environ | environment(n_gpus),
+            env=os.environ | node.variables(n_gpus),
             input=json.dumps(order),
             stdout=subprocess.PIPE,
             text=True,
@@ -139,18 +203,8 @@ def measure(cases: Sequence[Case], repetitions: int, modes: Sequence[str] = MODE
         )
         for case, found in zip(here, json.loads(done.stdout), strict=True):
             case.samples = {mode: [seconds for seconds, _ in runs] for mode, runs in found.items()}
-            case.bytes_moved = {mode: runs[-1][1] for mode, runs in found.items() if mode not in ("manual", "no data")}
+            case.bytes_moved = {mode: runs[-1][1] * node.scale for mode, runs in found.items() if mode not in ("manual", "no data")}
             print(line(case), flush=True)
-
-
-def environment(n_gpus: int) -> dict[str, str]:
-    """The environment variables that make the simulated node."""
-    return {
-        "PARLA_SIM_GPUS": str(n_gpus),
-        "PARLA_SIM_GPU_MEM": str(int(RTX_MEMORY_GB * 1e9 / SCALE)),
-        "PARLA_SIM_LINK": f"latency={RTX_NODE.latency_us:g}us,bandwidth={RTX_NODE.host_gb_s * 1e6 / SCALE:g}kB/s"
-        + ("" if RTX_NODE.peer else ",peer=none"),
-    }
 
 
 def serve() -> None:
@@ -167,7 +221,7 @@ def serve() -> None:
             for k in range(len(modes)):
                 mode = modes[(k + repetition) % len(modes)]
                 trace = _run(graph, mode, 1.0, options)
-                taken[mode].append((trace.seconds, bytes_to_gpus(trace) * SCALE))
+                taken[mode].append((trace.seconds, bytes_to_gpus(trace)))
     json.dump(found, sys.stdout)
 
 

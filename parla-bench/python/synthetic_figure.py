@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from measure import output_directory, provenance
-from synthetic import LABELS, MODES, RTX_NODE, SCALE, Case, environment, measure, summary
+from synthetic import LABELS, MODES, RTX_NODE, Case, Node, measure, real_node, summary
 
 COLOURS = {"manual": "#8c8c8c", "auto": "#0072b2", "policy": "#c1272d"}
 Result = dict[str, Any]
@@ -28,7 +30,9 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="directory for the files")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="few tasks, once: to try it out")
-    parser.add_argument("--gpus", type=_counts, default=[1, 2, 4], metavar="1,2,4", help="numbers of simulated GPUs")
+    parser.add_argument("--gpus", type=_counts, default=[1, 2, 4], metavar="1,2,4", help="numbers of GPUs")
+    parser.add_argument("--on", choices=("simulated", "real"), help="these GPUs only (default: simulated ones, and real ones where there are some)")
+    parser.add_argument("--shrink", type=int, default=1, metavar="N", help="on real GPUs: data are so many times smaller (to try it out)")
     parser.add_argument("--policy", help="scheduling policy (default: Parla's)")
     parser.add_argument("--redraw", action="store_true", help="draw again from the JSON in --out, measuring nothing")
     parsed = parser.parse_args()
@@ -46,26 +50,55 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def main(name: str, description: str, make_cases: Callable[[argparse.Namespace], list[Case]]) -> None:
-    """Measure, write the JSON, draw."""
+Cases = Callable[[Node, argparse.Namespace], list[Case]]
+
+
+def main(name: str, description: str, make_cases: Cases) -> None:
+    """Measure, write the JSON, draw: for simulated GPUs, and under another name for real ones where there are some."""
     chosen = arguments(description)
     out = output_directory(chosen.out, chosen.quick)
+    if chosen.redraw:
+        for path in (out / f"{name}.json", out / f"{name}-real.json"):
+            if path.exists():
+                show(json.loads(path.read_text()), out, path.stem)
+        return
+    if chosen.on != "real":
+        run(RTX_NODE, name, out, chosen, make_cases)
+    if chosen.on != "simulated":
+        with tempfile.TemporaryDirectory() as directory:
+            node = real_node(directory, chosen.shrink)
+            if node is not None:
+                run(node, f"{name}-real", out, chosen, make_cases)
+            elif chosen.on == "real":
+                sys.exit("there is no real GPU here: python -m parla says why")
+            else:
+                print("real GPUs: skipped, there is none here")
+
+
+def run(node: Node, name: str, out: Path, chosen: argparse.Namespace, make_cases: Cases) -> None:
+    """Measure on one node."""
+    options = {key: getattr(chosen, key) for key in ("gpus", "repetitions", "quick", "policy")}
+    result = provenance(options)
+    links = node.links
+    result["node"] = node.label
+    result["links"] = {"host_gb_s": links.host_gb_s, "latency_us": links.latency_us, "peer": links.peer, "scale": node.scale}
+    result["environment"] = {str(n): node.variables(n) for n in chosen.gpus}
+    start = time.perf_counter()
+    cases = make_cases(node, chosen)
+    measure(node, cases, chosen.repetitions, MODES, chosen.policy)
+    result["took_s"] = round(time.perf_counter() - start, 1)
+    result["cases"] = [case.as_json() for case in cases]
+    result["summary"] = summary(cases)
+    print("\n".join(["", *result["summary"]]))
     path = out / f"{name}.json"
-    if not chosen.redraw:
-        options = {key: getattr(chosen, key) for key in ("gpus", "repetitions", "quick", "policy")}
-        result = provenance(options)
-        result["links"] = {"host_gb_s": RTX_NODE.host_gb_s, "latency_us": RTX_NODE.latency_us, "peer": RTX_NODE.peer, "scale": SCALE}
-        result["environment"] = {str(n): environment(n) for n in chosen.gpus}
-        start = time.perf_counter()
-        cases = make_cases(chosen)
-        measure(cases, chosen.repetitions, MODES, chosen.policy)
-        result["took_s"] = round(time.perf_counter() - start, 1)
-        result["cases"] = [case.as_json() for case in cases]
-        result["summary"] = summary(cases)
-        print("\n".join(["", *result["summary"]]))
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written: {path} ({result['took_s']} s)")
-    for drawn in draw(json.loads(path.read_text()), out, name):
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {path} ({result['took_s']} s)")
+    show(result, out, name)
+
+
+def show(result: Result, out: Path, name: str) -> None:
+    """Draw, and say where."""
+    for drawn in draw(result, out, name):
         print(f"written: {drawn}")
 
 
@@ -111,6 +144,8 @@ def _bars(axes: Axes, section: str, cases: Sequence[Result]) -> None:
         ("computed: perfect, best placement", ":", "chosen_s"),
     ):
         for i, case in enumerate(cases):
+            if not case.get("own_links", True):
+                continue
             axes.hlines(case[key], i - 1.7 * width, i + 1.7 * width, "black", line, linewidth=1.2, label=label if i == 0 else None)
     axes.set_xticks(range(len(cases)), [case["name"] for case in cases], fontsize=8)
     axes.set_title(section)
@@ -119,7 +154,7 @@ def _bars(axes: Axes, section: str, cases: Sequence[Result]) -> None:
 def _title(result: Result) -> str:
     machine, links = result["machine"], result["links"]
     return (
-        f"simulated GPUs, {links['host_gb_s']:g} GB/s and {links['latency_us']:g} µs to the host, "
+        f"{result.get('node', 'simulated')} GPUs, {links['host_gb_s']:.3g} GB/s and {links['latency_us']:g} µs to the host, "
         f"{'peer copies' if links['peer'] else 'through the host between GPUs'}; on {machine['cpu']}, {machine['cores']} cores · "
         f"medians of {result['arguments']['repetitions']} · {result['date'][:10]}"
     )

@@ -139,6 +139,15 @@ pub trait Stream: Send + Sync + Debug {
     /// [`DeviceError::Lost`]; what the driver says.
     fn launch(&self, kernel: Box<dyn FnOnce() + Send>, busy_ns: u64) -> Result<(), DeviceError>;
 
+    /// Enqueues a kernel that does nothing for `ns` nanoseconds, during which the GPU, simulated or real, runs no other one and the host's processors
+    /// are free. Streams of the host ignore the time.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`]; what the driver says.
+    fn occupy(&self, ns: u64) -> Result<(), DeviceError> {
+        self.launch(Box::new(|| {}), ns)
+    }
+
     /// An event that is done when everything enqueued so far is.
     ///
     /// # Errors

@@ -167,7 +167,7 @@ def no_host_synchronisation() -> dict[str, Any]:
     from parla import Parla, TaskSpace, get_current_stream, spawn
     from parla.devices import gpu
 
-    driver, half, n_before = Driver(), c_uint64(500_000_000), []
+    driver, long, n_before = Driver(), c_uint64(2_000_000_000), []
     with Parla():
         T = TaskSpace("T")
         for i in range(200):
@@ -175,7 +175,7 @@ def no_host_synchronisation() -> dict[str, Any]:
             @spawn(T[i], [T[i - 1]], placement=gpu(0))
             def launch():
                 stream = get_current_stream()
-                driver.launch("spin" if i == 0 else "empty", stream.ptr, *([half] if i == 0 else []))
+                driver.launch("spin" if i == 0 else "empty", stream.ptr, *([long] if i == 0 else []))
                 if not stream.done:
                     n_before.append(i)
 

@@ -90,6 +90,26 @@ def halo_exchange() -> dict[str, Any]:
     return {"gpus": n_bands, "steps": n_steps, "bytes_moved": moved}
 
 
+@check("gpu", PARLA_VIRTUAL_GPUS="2")
+def synthetic_graphs() -> dict[str, Any]:
+    """Chains and a reduction with kernels of 2 ms on two GPUs that are made of what there is: right, and how long each way of moving data took."""
+    from parla import graphs
+
+    work, seconds = graphs.Work(2000.0), {}
+    shapes = {
+        "chain": graphs.serial(20, work, size=10_000, n_gpus=2),
+        "own data": graphs.serial(20, work, size=10_000, n_gpus=2, own_data=True),
+        "reduction": graphs.reduction(4, 2, work, size=10_000, n_gpus=2),
+    }
+    for name, graph in shapes.items():
+        for mode in graphs.MODES:
+            trace = graphs.run(graph, mode, width=100)
+            if problems := graphs.verify(graph, trace):
+                raise AssertionError(f"{name}, {mode}: {'; '.join(problems[:3])}")
+            seconds[f"{name}, {mode}"] = round(trace.seconds, 4)
+    return {"seconds": seconds}
+
+
 @check("gpu", PARLA_GPU_MEM="64M")
 def little_memory() -> dict[str, Any]:
     """Four times as much data as a GPU may hold goes through it."""

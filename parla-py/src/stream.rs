@@ -73,12 +73,12 @@ impl Stream {
     }
 
     /// Enqueue a function without arguments, which occupies the device while it runs, and for `busy_us` microseconds at least; with None instead of a
-    /// function, for that time alone. The caller goes on at once. Simulated devices only.
+    /// function, for that time alone. The caller goes on at once. Real GPUs take no functions.
     ///
     /// Raises:
     ///     TypeError: `function` cannot be called.
     ///     ValueError: `busy_us` is negative or no number.
-    ///     DeviceError: the device is lost, or none that functions can be launched on.
+    ///     DeviceError: the device is lost, or a real GPU and there is a function.
     #[pyo3(signature = (function, busy_us = 0.0))]
     fn launch(
         &self,
@@ -91,6 +91,13 @@ impl Stream {
                 "busy_us: expected microseconds, 0 or more, not {busy_us}"
             )));
         }
+        // In range: below 1e18.
+        let busy_ns = (busy_us * 1e3) as u64;
+        let Some(function) = function else {
+            return py
+                .detach(|| self.stream.occupy(busy_ns))
+                .map_err(|error| errors::device(py, &error));
+        };
         if self.device.stream_ordered() {
             return Err(errors::device_error(
                 py,
@@ -100,32 +107,25 @@ impl Stream {
                 ),
             ));
         }
-        // In range: below 1e18.
-        let busy_ns = (busy_us * 1e3) as u64;
-        let kernel: Box<dyn FnOnce() + Send> = match function {
-            None => Box::new(|| {}),
-            Some(function) if function.is_callable() => {
-                let kept = Kept::new(function.unbind());
-                let errors = self.errors.clone();
-                Box::new(move || {
-                    // An interpreter that ends takes the function along, unrun.
-                    Python::try_attach(|py| {
-                        let called = kept.get(py).map(|function| function.call0());
-                        if let Some(Err(error)) = called {
-                            errors.push(error);
-                        }
-                        drop(kept);
-                        keep::drain(py);
-                    });
-                })
-            }
-            Some(function) => {
-                return Err(PyTypeError::new_err(format!(
-                    "launch: expected a function or None, not {}",
-                    function.get_type().name()?
-                )));
-            }
-        };
+        if !function.is_callable() {
+            return Err(PyTypeError::new_err(format!(
+                "launch: expected a function or None, not {}",
+                function.get_type().name()?
+            )));
+        }
+        let kept = Kept::new(function.unbind());
+        let errors = self.errors.clone();
+        let kernel = Box::new(move || {
+            // An interpreter that ends takes the function along, unrun.
+            Python::try_attach(|py| {
+                let called = kept.get(py).map(|function| function.call0());
+                if let Some(Err(error)) = called {
+                    errors.push(error);
+                }
+                drop(kept);
+                keep::drain(py);
+            });
+        });
         py.detach(|| self.stream.launch(kernel, busy_ns))
             .map_err(|error| errors::device(py, &error))
     }

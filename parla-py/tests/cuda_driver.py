@@ -37,11 +37,11 @@ def driver(tmp_path_factory):
     return directory
 
 
-def run(driver: Path, program: str, **environment: str) -> str:
-    """What a program prints that finds the driver."""
+def run(driver: Path, program: str, *, limit: float = 50, **environment: str) -> str:
+    """What a program prints that finds the driver, in `limit` seconds at most."""
     settings = {**os.environ, "LD_LIBRARY_PATH": str(driver), **environment}
     for simulated in [name for name in settings if name.startswith("PARLA_SIM")]:
         del settings[simulated]
-    done = subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, timeout=limit)
     assert done.returncode == 0, done.stderr
     return done.stdout

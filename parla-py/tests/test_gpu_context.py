@@ -407,7 +407,7 @@ def test_kernels_on_a_gpu_are_enqueued():
     first()
     assert (ran, us, second) == ([1], 50, (None, 7))
     with task_on(entry("gpu", 0, ordinal=0, raw=8)), pytest.raises(DeviceError, match=r"gpu\(0\) is a real GPU"):
-        sim.kernel(1)
+        sim.kernel(1, lambda: None)
 
 
 def test_kernels_on_a_cpu_run_here_and_now():

@@ -151,13 +151,23 @@ def test_they_follow_the_task_over_an_await(cuda):
     """)
 
 
-def test_modelled_kernels_are_for_simulated_gpus(cuda):
+def test_modelled_kernels_take_their_time_and_compute_nothing(cuda):
     cuda("""
+        import time
         from parla import sim
         from parla.errors import DeviceError
         with Parla(workers=1):
-            error = spawn(placement=gpu(0))(lambda: sim.kernel(5)).exception(20)
-        assert isinstance(error, DeviceError) and "real GPU" in str(error), error
+            error = spawn(placement=gpu(0))(lambda: sim.kernel(5, lambda: None)).exception(20)
+            assert isinstance(error, DeviceError) and "real GPU" in str(error), error
+            start, returned = time.perf_counter(), []
+
+            @spawn(placement=gpu(0))
+            def occupies():
+                sim.kernel(300_000)
+                returned.append(time.perf_counter() - start)
+
+            occupies.wait(20)
+            assert time.perf_counter() - start >= 0.3 > returned[0], (returned, time.perf_counter() - start)
     """)
 
 

@@ -433,6 +433,13 @@ def test_the_checker_notices_missing_and_unknown_tasks(chain):
     assert graphs.verify(graph, trace) == ["T[9] ran but is not in the graph", "T[1, 0] did not run"]
 
 
+def test_the_checker_notices_that_all_was_over_too_soon(chain):
+    """Where bodies run ahead of their GPUs nothing else tells that nobody waited for a kernel."""
+    graph, trace = chain
+    trace.seconds = 0.0008
+    assert graphs.verify(graph, trace) == ["all was over after 0.000800 s, but tasks of 0.000900 s follow one another"]
+
+
 def test_the_checker_notices_a_task_that_was_too_short(chain):
     graph, trace = chain
     run = trace.runs[TaskKey((2, 0))]

@@ -120,6 +120,7 @@ export! {
         device(ordinal)?;
         let value = match attribute {
             11 => c_int::MAX, // the largest pitch
+            16 | 39 => 1024, // multiprocessors, threads of each
             41 | 115 => 1, // unified addressing, memory pools
             _ => 0,
         };

@@ -35,7 +35,7 @@ pub fn first_in_first_out(subject: &Subject) {
         .map(|piece| {
             let result = host_block(vec![0xff; 1 << 16]);
             good(stream.copy(copy_of_bytes(all_of(piece, None), all_of(&block, key))));
-            good(stream.launch(Box::new(|| {}), 1000));
+            good(stream.occupy(1000));
             good(stream.copy(copy_of_bytes(all_of(&block, key), all_of(&result, None))));
             result
         })

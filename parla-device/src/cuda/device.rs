@@ -92,6 +92,15 @@ impl Logical {
         self.card.error(&self.name, failure)
     }
 
+    /// The logical GPUs on the card, this one included.
+    pub(super) fn n_sharing(&self) -> u32 {
+        let sharing = self
+            .cards
+            .iter()
+            .filter(|other| Arc::ptr_eq(other, &self.card));
+        sharing.map(|_| 1).sum()
+    }
+
     /// An error when the device is lost.
     pub(super) fn check(&self) -> Result<(), DeviceError> {
         self.card.loss().map_or(Ok(()), |reason| {

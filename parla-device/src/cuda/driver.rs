@@ -59,6 +59,11 @@ functions! {
     stream_wait_event = c"cuStreamWaitEvent"(Handle, Handle, c_uint);
     stream_wait_value = c"cuStreamWaitValue32_v2"(Handle, u64, c_uint, c_uint);
     launch_host = c"cuLaunchHostFunc"(Handle, HostFunction, *mut c_void);
+    module_load = c"cuModuleLoadData"(*mut Handle, *const c_void);
+    module_function = c"cuModuleGetFunction"(*mut Handle, Handle, *const c_char);
+    launch_kernel = c"cuLaunchKernel"(
+        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *const *const c_void, *const *const c_void
+    );
     event_create = c"cuEventCreate"(*mut Handle, c_uint);
     event_destroy = c"cuEventDestroy_v2"(Handle);
     event_record = c"cuEventRecord"(Handle, Handle);

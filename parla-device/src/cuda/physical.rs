@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parla_core::lock::Mutex;
 
 use super::driver::{Driver, Failure, Handle, NOT_READY, check};
-use super::pinning;
 use super::staging::Staging;
+use super::{occupy, pinning};
 use crate::DeviceError;
 
 /// What the driver calls `CU_STREAM_NON_BLOCKING`: not ordered with stream 0.
@@ -40,6 +40,8 @@ pub(super) struct Physical {
     pub(super) staging: Mutex<Staging>,
     /// A pool of every logical GPU on this card: their unused memory is one another's last resort.
     pub(super) pools: Mutex<Vec<Handle>>,
+    /// The kernel that takes a given time, once somebody needed it.
+    occupying: OnceLock<Handle>,
     /// Whether the driver lets streams wait for a word of memory, as far as is known.
     pub(super) can_wait_for_value: AtomicBool,
 }
@@ -83,6 +85,7 @@ impl Physical {
             events: Mutex::new(Vec::new()),
             staging: Mutex::new(Staging::default()),
             pools: Mutex::new(Vec::new()),
+            occupying: OnceLock::new(),
             can_wait_for_value: AtomicBool::new(true),
         })
     }
@@ -168,6 +171,20 @@ impl Physical {
                 reason: self.driver.explain(failure.code),
             },
         }
+    }
+
+    /// Enqueues a kernel that takes `ns` nanoseconds and fills one of `n_parts` of this card; the context is current.
+    pub(super) fn occupy(&self, stream: Handle, ns: u64, n_parts: u32) -> Result<(), Failure> {
+        let kernel = match self.occupying.get() {
+            Some(&kernel) => kernel,
+            // Loaded twice if two threads are here: no harm done.
+            None => {
+                let kernel = occupy::load(self.driver)?;
+                *self.occupying.get_or_init(|| kernel)
+            }
+        };
+        let blocks = occupy::blocks(self.driver, self.ordinal).div_ceil(n_parts);
+        occupy::launch(self.driver, kernel, blocks, stream, ns)
     }
 
     /// An idle stream.

@@ -396,6 +396,10 @@ impl Stream for CudaStream {
         self.keep(Dropped(launched))
     }
 
+    fn occupy(&self, ns: u64) -> Result<(), DeviceError> {
+        self.with_context(|_| self.card().occupy(self.raw, ns, self.device.n_sharing()))
+    }
+
     fn record(&self) -> Result<Arc<dyn Event>, DeviceError> {
         Ok(self.event()?)
     }

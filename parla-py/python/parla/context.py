@@ -115,8 +115,8 @@ class GpuStream:
         self._native.synchronize()
 
     def launch(self, function: Callable[[], Any] | None = None, us: float = 0.0) -> None:
-        """Enqueue a function of the host. On a simulated GPU it occupies the device for `us` microseconds at least, while the CPU
-        is free."""
+        """Enqueue what occupies the device for `us` microseconds at least, while the CPU is free: on a simulated GPU a function of the host, or
+        nothing; on a real one nothing."""
         self._native.launch(function, us)
 
     def __eq__(self, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""Kernels that take a known time on simulated GPUs, so that programs with many GPUs make sense on few processors."""
+"""Kernels that take a known time: programs are modelled with them, and on simulated GPUs many GPUs make sense on few processors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def kernel(us: float, fn: Callable[[], Any] | None = None) -> None:
     """Occupy the current device for `us` microseconds, and call `fn` as the kernel's work.
 
     In a task on a simulated GPU the kernel is enqueued on the current stream and this returns at once: `fn` runs in the order of the
-    stream, and the processors are free while the simulated device is busy. On a CPU, also outside tasks, it calls `fn` and then waits
-    `us` microseconds, with the GIL released.
+    stream, and the processors are free while the simulated device is busy. On a real GPU a kernel that computes nothing fills it for
+    that time. On a CPU, also outside tasks, it calls `fn` and then waits `us` microseconds, with the GIL released.
 
     Args:
         us: microseconds of the modelled kernel; the time that `fn` takes counts towards it on a simulated GPU.
@@ -26,7 +26,7 @@ def kernel(us: float, fn: Callable[[], Any] | None = None) -> None:
 
     Raises:
         TypeError, ValueError: `us` is no number, negative or not finite, or `fn` can't be called.
-        DeviceError: the current device is a real GPU: it runs real kernels only.
+        DeviceError: the current device is a real GPU and there is an `fn`: it cannot run that.
     """
     if isinstance(us, bool) or not isinstance(us, (int, float)):
         raise TypeError(f"us must be a number of microseconds, not {type(us).__name__}")
@@ -36,8 +36,8 @@ def kernel(us: float, fn: Callable[[], Any] | None = None) -> None:
         raise TypeError(f"fn must be a function, not {type(fn).__name__}")
     stream = context.get_current_stream() if context.has_environment() else None
     if isinstance(stream, context.GpuStream):
-        if stream.ptr is not None:
-            raise DeviceError(f"parla.sim.kernel: {stream.device.name} is a real GPU; only simulated ones run modelled kernels")
+        if stream.ptr is not None and fn is not None:
+            raise DeviceError(f"parla.sim.kernel: {stream.device.name} is a real GPU; only simulated ones run a function as their kernel")
         stream.launch(fn, us)
         return
     if fn is not None:

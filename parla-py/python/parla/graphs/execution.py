@@ -46,6 +46,7 @@ def run(
         ValueError: an argument is out of its range.
     """
     import parla
+    from parla.devices import gpu
     from parla.graphs.movement import by_hand, by_runtime
 
     if mode not in MODES:
@@ -56,7 +57,7 @@ def run(
         raise ValueError(f"time_scale={time_scale}: expected 0 or more")
     graph.check()
     movement = (by_hand if mode == "manual" else by_runtime)(graph, width, thorough)
-    trace = Trace(mode, 0.0, time_scale)
+    trace = Trace(mode, 0.0, time_scale, runs_ahead=any(not gpu.host_access(i) for i in range(len(gpu))))
     with parla.Parla(workers=workers, **options) as runtime:
         _settle(graph, movement)
         start = perf_counter()
@@ -123,12 +124,21 @@ def _body(task: GraphTask, number: int, movement: Movement, trace: Trace, start:
         seen: dict[int, int] = {}
         views = movement.enter(inputs, outputs) if uses else {}
         kernel = costs[_wanted(costs, target)]
-        kernel(target)
-        # Only now: checking is no part of the task, and no GPU has to wait for it. The modelled kernel touches no data.
-        for block in inputs:
-            seen[block] = movement.stamp_of(views[block])
-        for block in outputs:
-            movement.put_stamp(views[block], number)
+
+        def stamps() -> None:
+            for block in inputs:
+                seen[block] = movement.stamp_of(views[block])
+            for block in outputs:
+                movement.put_stamp(views[block], number)
+
+        # The modelled kernel touches no data. Checking is no part of the task: where the CPU sees the data it does so while the GPU is busy. A real
+        # GPU copies them, which must not wait for the kernel.
+        if trace.runs_ahead:
+            stamps()
+            kernel(target)
+        else:
+            kernel(target)
+            stamps()
         trace.runs[task.key] = TaskRun(target, began, perf_counter() - start, seen)
 
     body.__name__ = str(task.key)
@@ -153,7 +163,7 @@ def _wanted(costs: dict[Target, Any], target: Target) -> Target:
 
 
 def _kernel(work: Work, scale: float) -> Callable[[Target], None]:
-    """What takes the time of a task: a busy wait on the CPU, a modelled kernel on a GPU; the GIL is taken by the host in both."""
+    """What takes the time of a task: a busy wait on the CPU, a kernel that computes nothing on a GPU; the GIL is taken by the host in both."""
     from parla import sleep_gil, sleep_nogil
 
     n = max(work.gil_accesses, 1)

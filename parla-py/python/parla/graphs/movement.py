@@ -42,7 +42,9 @@ class Movement(ABC):
         """Whose contents an array has: a number that was put there, or -1 where there are several."""
         if not array.size:
             return 0
-        some = array if self._thorough else array[_samples(array)]
+        from parla.array import asnumpy
+
+        some = asnumpy(array if self._thorough else array[_samples(array)])
         first = some.flat[0]
         if not (some == first).all():
             return -1

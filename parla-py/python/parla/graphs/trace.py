@@ -35,5 +35,7 @@ class Trace:
     runs: dict[TaskKey, TaskRun] = field(default_factory=dict)
     final: dict[int, int] = field(default_factory=dict)
     """Who wrote each data block last, as the program finds it on the CPU after the run; as in `TaskRun.seen`."""
+    runs_ahead: bool = False
+    """Whether bodies on GPUs start before the kernels of those that they depend on have ended (real GPUs: their streams are in order)."""
     stats: dict[str, Any] = field(default_factory=dict)
     """The runtime's counts: ``Parla.stats()``."""

@@ -31,7 +31,7 @@ def verify(graph: Graph, trace: Trace) -> list[str]:
             wrong += history.check_version(f"{task.key} found in", block, trace.runs[task.key].seen.get(block), task.key)
     for block in trace.final:
         wrong += history.check_version("in the end the CPU found in", block, trace.final[block], None)
-    return wrong + _claims(graph, trace)
+    return wrong + _length(graph, trace) + _claims(graph, trace)
 
 
 def races(graph: Graph) -> list[str]:
@@ -103,9 +103,23 @@ def _order(graph: Graph, task: GraphTask, trace: Trace) -> list[str]:
         other = trace.runs[dependency]
         # A body may return before its device is done, but its time has to pass before anything depends on it.
         done = max(other.end, other.start + _seconds(graph, trace, dependency))
+        if trace.runs_ahead and CPU not in (*run.target, *other.target):
+            done = other.end  # their streams are in order
         if run.start < done - _CLOCK_S:
             wrong.append(f"{task.key} started at {run.start:.6f} s, before {dependency} was done at {done:.6f} s")
     return wrong
+
+
+def _length(graph: Graph, trace: Trace) -> list[str]:
+    """Nothing ends before the times of the tasks on the longest path have passed."""
+    longest: dict[TaskKey, float] = {}
+    for key in graph.order():
+        before = max((longest[dependency] for dependency in graph.tasks[key].dependencies), default=0.0)
+        longest[key] = before + _seconds(graph, trace, key)
+    least = max(longest.values(), default=0.0)
+    if trace.seconds < least - _CLOCK_S:
+        return [f"all was over after {trace.seconds:.6f} s, but tasks of {least:.6f} s follow one another"]
+    return []
 
 
 def _seconds(graph: Graph, trace: Trace, key: TaskKey) -> float:
