@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import operator
+import pickle
 
 import pytest
 
@@ -42,8 +44,10 @@ def test_binary_operators(name):
     wanted = function(a, b)
     for left, right in [(asarray(a), asarray(b)), (asarray(a), b), (a, asarray(b))]:
         result = function(left, right)
-        assert type(result) is numpy.ndarray
+        assert isinstance(result, numpy.ndarray)
         assert same(result, wanted)
+        assert type(result.array) is numpy.ndarray
+        assert same(result.array, wanted)
     if name != "matmul":
         assert same(function(asarray(a), 2), function(a, 2))
         assert same(function(2, asarray(b)), function(2, b))
@@ -90,6 +94,38 @@ def test_other_operators():
             return "mine"
 
     assert p + Stubborn() == "mine"
+
+
+def test_what_was_computed_is_a_numpy_array_with_an_array():
+    a, b = numbers(3, 4), numbers(3, 4) + 1
+    p, q = asarray(a), asarray(b)
+    result = p + q
+    for found, wanted in [
+        (((p + q) * 2 - p).array, (a + b) * 2 - a),
+        ((p + q)[1:].T.array, (a + b)[1:].T),
+        ((-p).array, -a),
+        (divmod(p, q)[1].array, a % b),
+        ((p < 2).array, a < 2),
+        (p[p < 2], a[a < 2]),
+        (numpy.concatenate([p + q, p]), numpy.concatenate([a + b, a])),
+        (pickle.loads(pickle.dumps(p + q)).array, a + b),
+        (copy.deepcopy(p + q).array, a + b),
+        (numpy.linalg.inv(p[:3, :3] + numpy.eye(3)), numpy.linalg.inv(a[:3, :3] + numpy.eye(3))),
+    ]:
+        assert same(numpy.asarray(found), wanted)
+    for reduce in (numpy.sum, numpy.max, numpy.mean, numpy.linalg.norm, lambda x: x[1, 2], lambda x: x[0] @ x[1]):
+        assert type(reduce(result)) is type(reduce(a + b))
+        assert reduce(result) == reduce(a + b)
+    assert repr(result) == repr(a + b)
+    assert str(result) == str(a + b)
+    result.array[0, 0] = 7
+    assert result[0, 0] == 7
+    assert same(a, numbers(3, 4)), "it is a new array"
+    q[...] = p + q
+    assert same(b, numbers(3, 4) * 2 + 1)
+    assert same(asarray(p + q).array, a + b)
+    p.update(p + 1)
+    assert same(p.array, numbers(3, 4) + 1)
 
 
 def test_universal_functions():

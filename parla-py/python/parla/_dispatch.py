@@ -42,7 +42,11 @@ def call_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], options: dict[s
         options["out"] = tuple(_target(output, access) for output in outputs)
     result = getattr(ufunc, method)(*values, **options)
     if not outputs:
-        return result
+        if method != "__call__":
+            return result
+        from parla._computed import computed
+
+        return computed(result)
     for output, written in zip(outputs, options["out"]):
         if is_parray(output) and output._picked is not None:
             output[...] = written

@@ -34,7 +34,8 @@ class PArray(NumPyLike):
     with lists, arrays and masks gives an object that covers the box around what it selects when a task names it, and is
     a copy of the selected elements, made when it is used, everywhere else. Assigning to either writes through.
 
-    Operators and NumPy's functions work on the local contents and give plain arrays; in-place operators write through.
+    Operators and NumPy's functions work on the local contents and give plain arrays; in-place operators write through. What operators
+    give in NumPy also has `array`, the plain array itself, since ``(a + b).array`` is what programs of version 0.2 say; what they give in CuPy has not.
     Outside tasks, what reads the array waits for the tasks that write it no longer than is needed to have valid bytes:
     wait for the tasks themselves where their results are meant.
 
