@@ -125,3 +125,17 @@ def test_a_copy_is_an_array_of_its_own():
     buffer = np.zeros(4)
     whole = asarray(buffer)
     assert array(buffer[:2]).name != whole.name
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_an_array_on_a_gpu_stays_as_it_was_given():
+    given = gpu(0).memory()(np.arange(4.0))
+    a = asarray(given)
+    with Parla():
+
+        @spawn(placement=gpu(0), inout=[a])
+        def more():
+            a.array[...] += 1
+
+    assert given.tolist() == [0, 1, 2, 3]
+    assert a.array.tolist() == a.get().tolist() == [1, 2, 3, 4]

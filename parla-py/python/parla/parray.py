@@ -421,8 +421,11 @@ def asarray(
     """Make a PArray of an array without a copy: the buffer stays the user's.
 
     It is current at the end of every ``with Parla()`` block, and after ``.array`` outside tasks. While tasks use the array,
-    the buffer itself must be left alone. Arrays in the memory of a GPU are copied to the host. Arguments are those
-    of `array`.
+    the buffer itself must be left alone. Arguments are those of `array`.
+
+    An array in the memory of a GPU (CuPy, ``__cuda_array_interface__``, DLPack) is copied to the host once, here and now, also if it is used
+    on that GPU only: the PArray lives in that copy. What tasks write is never written back to the array that was given; use ``.get()`` or
+    ``.array``, or copy to it with `parla.array.copy`.
 
     Raises:
         TypeError: the elements are Python objects or others that can't be moved as bytes.

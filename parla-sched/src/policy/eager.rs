@@ -2,7 +2,9 @@
 //!
 //! A task goes to the first of its choices that fits when its turn comes; choices that differ only in which devices of the same
 //! architectures they name are equal, and of those it takes the one whose device asks first (the one with the least load).
-//! Knows nothing of data. Cost of a decision: one look at every different request among the ready tasks of the device.
+//! Knows nothing of data, and foresees nothing: where a task goes is a matter of which device is free first when it is ready. Data sent ahead would
+//! not draw the task after it, so most of it would go to the wrong device. Inputs of tasks with one choice travel early all the same.
+//! Cost of a decision: one look at every different request among the ready tasks of the device.
 
 use parla_core::{DeviceId, TaskId};
 
