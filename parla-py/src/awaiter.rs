@@ -10,6 +10,7 @@ use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
 use crate::errors;
+use crate::object;
 use crate::python;
 use crate::runtime::{self, Rt};
 use crate::space::{Resolved, TaskID, edge_of};
@@ -67,18 +68,12 @@ impl Awaiter {
             let target = target.bind(py);
             match target.cast::<Task>() {
                 Ok(task) => (Some(task.clone()), false),
-                Err(_) => match target.cast::<TaskID>() {
-                    Ok(id) => {
-                        let id = id.get();
-                        (
-                            id.space
-                                .get()
-                                .task(py, &id.key)
-                                .map(|task| task.into_bound(py)),
-                            id.space.get().is_completed(),
-                        )
-                    }
-                    Err(_) => (None, true),
+                Err(_) => match object::of::<TaskID>(target) {
+                    Some(id) => (
+                        id.task(py).map(|task| task.into_bound(py)),
+                        id.space.get().is_completed(),
+                    ),
+                    None => (None, true),
                 },
             }
         })

@@ -12,6 +12,7 @@
 //! | `device_block`, `room`, `stream` | devices' memory and streams in Python's hands |
 //! | `assignment` | what the running task has: devices, streams, operands in place |
 //! | `gil` | who holds the interpreter, who wants it, and when it changes hands |
+//! | `object` | types of objects without PyO3's classes, for what every task makes |
 //! | `python` | the C API beyond the limited one, found at run time; cached imports |
 //!
 //! Rules of this crate: wait only while detached; hold no lock of ours across a call into Python, the drop of a Python
@@ -29,6 +30,7 @@ mod keep;
 mod kernels;
 mod key;
 mod machine;
+mod object;
 mod operands;
 mod placed;
 mod policies;
@@ -72,9 +74,7 @@ mod _native {
     #[pymodule_export]
     use super::runtime::this_thread::{current_task, current_worker, set_finish_scope};
     #[pymodule_export]
-    use super::space::{Space, TaskID};
-    #[pymodule_export]
-    use super::spawn::{Spawner, spawn};
+    use super::space::Space;
     #[pymodule_export]
     use super::stream::Stream;
     #[pymodule_export]
@@ -83,4 +83,15 @@ mod _native {
     use super::topology::topology;
     #[pymodule_export]
     use super::views::box_view;
+
+    use pyo3::prelude::*;
+
+    /// What is made without PyO3's classes.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        module.add("TaskID", super::space::TaskID::class(py)?)?;
+        module.add("Spawner", super::spawn::Spawner::class(py)?)?;
+        module.add("spawn", super::spawn::function(module)?)
+    }
 }

@@ -69,6 +69,14 @@ impl Placed {
         })
     }
 
+    /// What no placement at all means, if that was asked before.
+    pub(crate) fn known_default(py: Python<'_>) -> Option<Self> {
+        let known = KNOWN.lock();
+        let mut entries = known.iter();
+        let (_, placed) = entries.find(|(key, _)| key.is_none())?;
+        Some(placed.clone_ref(py))
+    }
+
     pub(crate) fn resolve(
         py: Python<'_>,
         placement: Option<&Bound<'_, PyAny>>,

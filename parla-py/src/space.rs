@@ -370,28 +370,21 @@ impl Space {
         if let Some(key) = Key::simple(key)?
             && slf.get().in_range(&key)
         {
-            return Ok(Bound::new(
-                slf.py(),
-                TaskID {
-                    space: slf.clone().unbind(),
-                    key,
-                },
-            )?
-            .into_any());
+            return TaskID::object(slf, key);
         }
         python::select(slf.py())?.call1((slf, key))
     }
 
     /// The id of exactly this key, which is no slice or list; None if it is out of range.
-    fn _id(slf: &Bound<'_, Self>, key: &Bound<'_, PyAny>) -> PyResult<Option<TaskID>> {
+    fn _id<'py>(
+        slf: &Bound<'py, Self>,
+        key: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let key = slf.get().intern(key)?;
         if !slf.get().in_range(&key) {
             return Ok(None);
         }
-        Ok(Some(TaskID {
-            space: slf.clone().unbind(),
-            key,
-        }))
+        TaskID::object(slf, key).map(Some)
     }
 
     /// The ids of all spawned tasks, in the order in which their ids were first named.
@@ -404,15 +397,7 @@ impl Space {
                 .map(|(key, _)| key.clone())
                 .collect()
         };
-        let ids = keys.into_iter().map(|key| {
-            Bound::new(
-                slf.py(),
-                TaskID {
-                    space: slf.clone().unbind(),
-                    key,
-                },
-            )
-        });
+        let ids = keys.into_iter().map(|key| TaskID::object(slf, key));
         PyList::new(slf.py(), ids.collect::<PyResult<Vec<_>>>()?)
     }
 

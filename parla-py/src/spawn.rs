@@ -1,6 +1,7 @@
 //! `spawn`: from a decorated function to a task in the graph.
 
 mod arguments;
+mod call;
 
 use std::sync::Arc;
 
@@ -20,16 +21,16 @@ use crate::placed::{Choices, Placed};
 use crate::runtime::{self, Rt};
 use crate::space::{Edge, Resolved, Space, TaskID, edge_of, not_a_task};
 use crate::task::{Core, Dependencies, Outcome, Place, Task};
-use crate::{errors, gil, python};
+use crate::{errors, gil, object, python};
 pub(crate) use arguments::parse_runahead;
 use arguments::{check_called, check_ignored, check_repeatable, check_slots, integer, not_an_id};
+pub(crate) use call::{Spawner, function};
 
 /// How deep iterables of dependencies may be nested.
 const MAX_NESTING: u32 = 100;
 
-/// What ``@spawn(...)`` makes: called with the body, it spawns the task.
-#[pyclass(frozen, module = "parla._native")]
-pub(crate) struct Spawner {
+/// What `spawn` was called with.
+struct Request {
     taskid: Option<Py<PyAny>>,
     dependencies: Option<Py<PyAny>>,
     placement: Placed,
@@ -72,8 +73,8 @@ pub(crate) struct Spawner {
 #[pyfunction]
 #[pyo3(signature = (taskid=None, dependencies=None, *, placement=None, input=None, output=None, inout=None, memory=None, vcus=None, ndevices=None, tags=None, data=None, runahead=None, priority=None, name=None, retries=None, task=None))]
 #[allow(clippy::too_many_arguments, reason = "the public signature")]
-pub(crate) fn spawn(
-    py: Python<'_>,
+pub(crate) fn spawn<'py>(
+    py: Python<'py>,
     taskid: Option<Py<PyAny>>,
     dependencies: Option<Py<PyAny>>,
     placement: Option<&Bound<'_, PyAny>>,
@@ -90,7 +91,7 @@ pub(crate) fn spawn(
     name: Option<&Bound<'_, PyAny>>,
     retries: Option<&Bound<'_, PyAny>>,
     task: Option<Py<PyAny>>,
-) -> PyResult<Spawner> {
+) -> PyResult<Bound<'py, PyAny>> {
     let taskid = match (taskid, task) {
         (Some(_), Some(_)) => {
             return Err(PyTypeError::new_err(
@@ -142,22 +143,58 @@ pub(crate) fn spawn(
             check_repeatable(operands)?;
         }
     }
-    Ok(Spawner {
-        taskid,
-        dependencies,
-        placement,
+    let request = Request {
         priority,
         name,
         retries,
         operands,
         runahead,
         tags: tags.map(|tags| tags.clone().unbind()),
-    })
+        ..Request::plain(placement, taskid, dependencies)
+    };
+    Spawner::object(py, request)
 }
 
-#[pymethods]
-impl Spawner {
-    fn __call__(&self, body: &Bound<'_, PyAny>) -> PyResult<Py<Task>> {
+impl Request {
+    fn plain(
+        placement: Placed,
+        taskid: Option<Py<PyAny>>,
+        dependencies: Option<Py<PyAny>>,
+    ) -> Self {
+        Self {
+            taskid,
+            dependencies,
+            placement,
+            priority: 0,
+            name: None,
+            retries: 0,
+            operands: None,
+            runahead: None,
+            tags: None,
+        }
+    }
+
+    /// Gives up what it holds (see [`crate::object::Value::release`]).
+    fn release(self, py: Python<'_>) {
+        let objects = [
+            self.taskid,
+            self.dependencies,
+            self.tags,
+            self.name.map(Py::into_any),
+            Some(self.placement.object),
+        ];
+        objects
+            .into_iter()
+            .flatten()
+            .for_each(|object| object.drop_ref(py));
+        if self.operands.is_some() {
+            // SAFETY: attached, as `py` says; arrays may be freed.
+            unsafe { Python::attach_unchecked(|_| drop(self.operands)) };
+        }
+    }
+
+    /// Spawns the task.
+    fn spawn(&self, body: &Bound<'_, PyAny>) -> PyResult<Py<Task>> {
         let py = body.py();
         let rt = runtime::current(py)?;
         let in_environment = self.in_environment(py, &rt)?;
@@ -175,9 +212,8 @@ impl Spawner {
         let Some(taskid) = &self.taskid else {
             return self.launch(py, &rt, placed, captured, edges, None, None);
         };
-        let taskid = match taskid.bind(py).cast::<TaskID>() {
-            Ok(taskid) => taskid.get(),
-            Err(_) => return Err(not_an_id(taskid.bind(py))),
+        let Some(taskid) = object::of::<TaskID>(taskid.bind(py)) else {
+            return Err(not_an_id(taskid.bind(py)));
         };
         let space = taskid.space.bind(py);
         let place = Place {
@@ -193,9 +229,7 @@ impl Spawner {
         gil::hand_over_if_wanted(py);
         launched
     }
-}
 
-impl Spawner {
     #[allow(
         clippy::too_many_arguments,
         reason = "each is another part of the task"
@@ -376,7 +410,7 @@ impl Edges {
 
     fn add_item(&mut self, object: &Bound<'_, PyAny>, rt: &Arc<Rt>, depth: u32) -> PyResult<()> {
         if let Some(edge) = edge_of(object, rt)? {
-            self.push(&edge);
+            self.push(&edge, object.py());
             return Ok(());
         }
         if let Ok(space) = object.cast::<Space>() {
@@ -407,7 +441,7 @@ impl Edges {
         Ok(())
     }
 
-    fn push(&mut self, edge: &Edge<'_, '_>) {
+    fn push(&mut self, edge: &Edge<'_, '_>, py: Python<'_>) {
         const FEW: usize = 16;
         let &Resolved::Edge(id) = edge.resolved() else {
             return;
@@ -422,7 +456,7 @@ impl Edges {
         };
         if !known {
             self.ids.push(id);
-            self.objects.push(edge.dependency());
+            self.objects.push(edge.dependency(py));
         }
     }
 }

@@ -316,15 +316,15 @@ impl Task {
 
     /// The id it was spawned under, or None for a task without one.
     #[getter]
-    fn taskid(&self, py: Python<'_>) -> PyResult<Option<TaskID>> {
+    fn taskid<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some(place) = &self.place else {
             return Ok(None);
         };
         let space = place.space.bind(py).call0()?;
-        Ok(space.cast::<Space>().ok().map(|space| TaskID {
-            space: space.clone().unbind(),
-            key: place.key.clone(),
-        }))
+        match space.cast::<Space>() {
+            Ok(space) => TaskID::object(space, place.key.clone()).map(Some),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Where it is in its life; ``task.state.is_terminal`` says whether it has ended.

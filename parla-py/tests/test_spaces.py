@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 from parla import AtomicTaskSpace, CompletedTaskSpace, Parla, TaskID, TaskList, TaskSpace, spawn, tasks
@@ -32,6 +34,27 @@ def test_one_index_is_one_id():
     assert "T" in repr(space)
     assert "T_0" in repr(space[0])
     assert "T" in space[0].full_name
+
+
+def test_an_id_that_its_space_refers_to_is_collected():
+    class Marker:
+        pass
+
+    space, marker = TaskSpace("T"), Marker()
+    marker.id = space[marker]
+    gone = weakref.ref(space)
+    del space, marker
+    gc.collect()
+    assert gone() is None
+
+
+def test_ids_come_from_spaces_only():
+    with pytest.raises(TypeError, match="TaskID"):
+        TaskID()
+    space = TaskSpace("T")
+    with pytest.raises(TypeError, match="not supported"):
+        assert space[0] < space[1]
+    assert space[0] != (0,)
 
 
 def test_several_indices_and_strings():

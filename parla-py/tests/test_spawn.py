@@ -7,7 +7,7 @@ import threading
 
 import parla
 import pytest
-from parla import ParlaError, TaskSpace, spawn
+from parla import ParlaError, Task, TaskSpace, spawn
 from support import pass_gate
 
 
@@ -23,6 +23,32 @@ def test_the_result_of_the_decorator_is_the_task(traced_parla, workers):
     assert body.done()
     assert body.state.is_terminal
     assert body.result() == 42
+
+
+def test_the_decorator_takes_one_body(traced_parla):
+    with traced_parla(workers=1):
+        decorator = spawn()
+        for wrong in (
+            lambda: decorator(),
+            lambda: decorator(int, int),
+            lambda: decorator(body=int),
+            lambda: decorator(*[int], **{"body": int}),
+        ):
+            with pytest.raises(TypeError, match=r"one argument, the body"):
+                wrong()
+        # However it is called, and as often as one likes.
+        assert [decorator(int).result(), decorator(*[int], **{}).result(), *map(Task.result, map(decorator, [int]))] == [0, 0, 0]
+
+
+def test_ids_and_dependencies_by_position_and_by_name(traced_parla):
+    space = TaskSpace("T")
+    with traced_parla(workers=1):
+        first = spawn(space[0], None)(int)
+        assert spawn(None, [first])(int).taskid is None
+        assert spawn(space[1], dependencies=[first])(int).taskid == space[1]
+        assert spawn(dependencies=space, taskid=space[2])(int).taskid == space[2]
+        with pytest.raises(TypeError, match="taskid: expected an index of a TaskSpace"):
+            spawn(0, [first])(int)
 
 
 def test_values_of_functions_coroutine_functions_and_coroutine_objects(traced_parla, workers):

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use super::{Resolved, Space, TaskID};
 use crate::key::Key;
+use crate::object;
 use crate::runtime::Rt;
 use crate::task::Task;
 
@@ -23,14 +24,7 @@ impl Dependency {
     pub(crate) fn to_python(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self {
             Self::Task(task) => Ok(task.clone_ref(py).into_any()),
-            Self::Id(space, key) => Ok(Py::new(
-                py,
-                TaskID {
-                    space: space.clone_ref(py),
-                    key: key.clone(),
-                },
-            )?
-            .into_any()),
+            Self::Id(space, key) => Ok(TaskID::object(space.bind(py), key.clone())?.unbind()),
         }
     }
 
@@ -60,7 +54,7 @@ impl Dependency {
 /// What an object means as a dependency.
 pub(crate) enum Edge<'a, 'py> {
     /// A `TaskID`.
-    Id(&'a Bound<'py, TaskID>, Resolved),
+    Id(&'a TaskID, Resolved),
     /// A `Task`.
     Task(&'a Bound<'py, Task>, Resolved),
 }
@@ -73,20 +67,10 @@ impl Edge<'_, '_> {
     }
 
     /// What is kept of it.
-    pub(crate) fn dependency(&self) -> Dependency {
+    pub(crate) fn dependency(&self, py: Python<'_>) -> Dependency {
         match self {
-            Self::Id(id, _) => {
-                let id = id.get();
-                Dependency::Id(id.space.clone_ref(self.py()), id.key.clone())
-            }
+            Self::Id(id, _) => Dependency::Id(id.space.clone_ref(py), id.key.clone()),
             Self::Task(task, _) => Dependency::Task((*task).clone().unbind()),
-        }
-    }
-
-    fn py(&self) -> Python<'_> {
-        match self {
-            Self::Id(id, _) => id.py(),
-            Self::Task(task, _) => task.py(),
         }
     }
 }
@@ -97,9 +81,8 @@ pub(crate) fn edge_of<'a, 'py>(
     rt: &Arc<Rt>,
 ) -> PyResult<Option<Edge<'a, 'py>>> {
     let py = object.py();
-    if let Ok(id) = object.cast::<TaskID>() {
-        let this = id.get();
-        let resolved = this.space.get().resolve(py, &this.key, rt)?;
+    if let Some(id) = object::of::<TaskID>(object) {
+        let resolved = id.space.get().resolve(py, &id.key, rt)?;
         return Ok(Some(Edge::Id(id, resolved)));
     }
     if let Ok(task) = object.cast::<Task>() {
