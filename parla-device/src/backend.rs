@@ -80,14 +80,19 @@ pub trait Device: Send + Sync + Debug {
         None
     }
 
-    /// Makes the vendor's context of this device the calling thread's current one, for libraries that use whatever is current; what was
-    /// current before. `None`: there is no such thing, or it cannot be made so.
-    fn make_current(&self) -> Option<usize> {
+    /// The ordinal of the device, this one or another of the same vendor, whose memory has this address. `None`: the vendor knows of none.
+    fn ordinal_of(&self, _address: usize) -> Option<i32> {
         None
     }
 
-    /// Makes current again, on the same thread, what was so before [`make_current`](Self::make_current).
-    fn restore_current(&self, _before: usize) {}
+    /// Makes the vendor's context of this device the calling thread's current one, for libraries that use whatever is current; the contexts that
+    /// the thread had before, the current one last. `None`: there is no such thing, or it cannot be made so.
+    fn make_current(&self) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// Gives the same thread the contexts that it had before [`make_current`](Self::make_current), and no others.
+    fn restore_current(&self, _before: &[usize]) {}
 
     /// Blocks until a stream of the vendor's, which another library made, has done what is on it; `stream` is its handle.
     ///

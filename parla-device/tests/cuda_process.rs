@@ -44,6 +44,7 @@ fn the_current_context_is_as_before_after_every_call() {
             [primary(0), primary(1)],
             function::<unsafe extern "C" fn(usize) -> i32>(c"cuCtxSetCurrent"),
         );
+        let push: unsafe extern "C" fn(usize) -> i32 = function(c"cuCtxPushCurrent_v2");
         for before in [0, primaries[0], primaries[1]] {
             // SAFETY: a live context, or none.
             assert_eq!(unsafe { set(before) }, 0);
@@ -58,9 +59,16 @@ fn the_current_context_is_as_before_after_every_call() {
                 drop((event, block, stream));
                 assert_eq!(current(), before);
                 let kept = gpu.make_current().expect("there is a context");
-                assert_eq!((kept, current()), (before, own));
-                gpu.restore_current(kept);
+                let top = kept.last().copied().unwrap_or(0);
+                assert_eq!((top, current()), (before, own));
+                // What a library of the user's leaves there goes, too.
+                // SAFETY: a context of this process.
+                assert_eq!(unsafe { push(own) }, 0);
+                gpu.restore_current(&kept);
                 assert_eq!(current(), before);
+                let again = gpu.make_current().expect("there is a context");
+                assert_eq!(again, kept, "nothing below it has changed");
+                gpu.restore_current(&again);
             }
         }
     });

@@ -95,6 +95,22 @@ fn a_probe_touches_nothing() {
 }
 
 #[test]
+fn any_device_knows_whose_memory_an_address_is() {
+    with_driver("any_device_knows_whose_memory_an_address_is", &[], || {
+        let devices = gpus(&CudaOptions::default());
+        let blocks = [0, 1].map(|i: usize| devices[i].allocate(64).unwrap());
+        for asked in &devices {
+            let found = blocks
+                .each_ref()
+                .map(|block| asked.ordinal_of(block.address()));
+            assert_eq!(found, [Some(0), Some(1)]);
+            assert_eq!(asked.ordinal_of(host(&[1]).address()), None);
+            assert_eq!(asked.ordinal_of(0), None);
+        }
+    });
+}
+
+#[test]
 fn the_machine_has_the_devices() {
     let fake = [("DEVICES", "2"), ("PEER", "0")];
     with_driver("the_machine_has_the_devices", &fake, || {

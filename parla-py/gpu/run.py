@@ -30,6 +30,7 @@ NEEDS = {
     "cupy": "import cupy; cupy.cuda.runtime.getDeviceCount()",
     "torch": "import torch; print('' if torch.cuda.is_available() else 'Torch sees no GPU')",
     "numba": "from numba import cuda; import numpy; cuda.jit('void(float64[:])')(lambda x: None)[1, 1](numpy.zeros(1))",
+    "numba arrays": "from numba import cuda; print('' if len(cuda.gpus) else 'Numba sees no GPU')",
     "nsys": "import shutil; print('' if shutil.which('nsys') else 'nsys is not on PATH')",
 }
 # Where the checks' processes look for modules first.

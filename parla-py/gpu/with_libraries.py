@@ -49,6 +49,67 @@ def cupy_arrays() -> dict[str, Any]:
     return {"cupy": cupy.__version__}
 
 
+@check("cupy")
+def cupy_comes_late() -> dict[str, Any]:
+    """CuPy that nobody has imported before a body asks for its array is on the task's stream in this body already."""
+    from parla import Parla, get_current_stream, spawn
+    from parla.devices import cpu, gpu
+    from parla.parray import asarray
+
+    array = asarray(np.ones(1 << 22))
+    with Parla(workers=1):
+
+        @spawn(placement=gpu(0), inout=[array])
+        def first() -> bool:
+            early = "cupy" in sys.modules
+            here = array.array
+            if sys.modules["cupy"].cuda.get_current_stream().ptr != get_current_stream().ptr:
+                raise AssertionError("CuPy's current stream is not the task's")
+            for _ in range(20):
+                here *= 1.5
+                here -= 0.5
+            return early
+
+        after = spawn(dependencies=[first], placement=cpu)(lambda: sys.modules["cupy"].cuda.get_current_stream().ptr)
+    if first.result():
+        raise AssertionError("CuPy was imported before: this checks nothing")
+    if after.result():
+        raise AssertionError("after the body CuPy's current stream is not the default one")
+    if not (np.asarray(array.array) == 1).all():
+        raise AssertionError("the result is not right")
+    return {"cupy": sys.modules["cupy"].__version__}
+
+
+@check("torch")
+def torch_memory() -> dict[str, Any]:
+    """Torch's own tensors on a GPU are arrays for Parla: where they are, copies to and from them."""
+    import torch
+    from parla import Parla, array, spawn
+    from parla.devices import cpu, gpu
+
+    values = np.random.default_rng(0).random((64, 48))
+    with Parla():
+
+        @spawn(placement=gpu(0))
+        def make() -> tuple[Any, Any]:
+            tensor = torch.zeros(48, 64, dtype=torch.float64, device="cuda")
+            array.copy(tensor.T, values)
+            return tensor, array.get_memory(tensor)
+
+        tensor, memory = make.result()
+        back = spawn(placement=cpu)(lambda: array.asnumpy(tensor[::2]))
+    if memory != gpu(0).memory():
+        raise AssertionError(f"the tensor is in {memory}")
+    np.testing.assert_array_equal(back.result(), values.T[::2])
+    for refused in (torch.ones(3, device="cuda", requires_grad=True), torch.eye(3, device="cuda").to_sparse()):
+        try:
+            array.asnumpy(refused)
+        except TypeError:
+            continue
+        raise AssertionError(f"{refused} was taken for an array")
+    return {"torch": torch.__version__}
+
+
 @check("torch")
 def torch_tensors() -> dict[str, Any]:
     """In a task an array is a tensor on the task's stream without a copy; afterwards the current stream and device are as before."""
@@ -102,6 +163,46 @@ def numba_kernels() -> dict[str, Any]:
 
     if not (np.asarray(array.array) == 4.75).all():
         raise AssertionError("the result is not right")
+    return {"numba": __version__}
+
+
+@check("numba arrays")
+def numba_arrays() -> dict[str, Any]:
+    """Numba's current device is the task's, and as before afterwards; its arrays are arrays for Parla, the task's are arrays for it."""
+    from numba import __version__, cuda
+    from parla import Parla, array, get_current_stream, spawn
+    from parla.devices import cpu, gpu
+    from parla.parray import asarray
+
+    def current() -> int | None:
+        device = cuda.gpus.current
+        return None if device is None else device.id
+
+    values = asarray(np.arange(6.0).reshape(2, 3))
+    with Parla(workers=1):
+        before = spawn(placement=cpu)(current).result(60)
+        for device in gpu.devices:
+
+            @spawn(placement=device, inout=[values])
+            def body() -> tuple[Any, Any, Any]:
+                stream = cuda.external_stream(get_current_stream().ptr)
+                here = cuda.as_cuda_array(values.array, sync=False)
+                here.copy_to_device(here.copy_to_host(stream=stream) + 1, stream=stream)
+                own = cuda.to_device(np.arange(5.0), stream=stream)
+                array.copy(own, own[::-1])
+                cuda.select_device(0)
+                return array.get_memory(own), array.asnumpy(own).tolist(), own
+
+            memory, found, own = body.result(60)
+            if found != [4, 3, 2, 1, 0] or array.asnumpy(own).tolist() != found:
+                raise AssertionError(f"the array has {found}")
+            if memory.device.name != device.name and len(gpu) == len(cuda.gpus):
+                raise AssertionError(f"the array of {device} is in {memory}")
+            after = spawn(placement=cpu)(current).result(60)
+            if after != before:
+                raise AssertionError(f"Numba's current device was {before}, and is {after} after a task on {device}")
+    if values.tolist() != (np.arange(6.0).reshape(2, 3) + len(gpu)).tolist():
+        raise AssertionError(f"the result is {values.tolist()}")
     return {"numba": __version__}
 
 

@@ -204,12 +204,12 @@ pub(crate) fn to_list<'py>(
     Ok(list)
 }
 
-/// Makes the vendor's context of the task's current device current on this thread, if it has one; that device, and what was current before.
+/// Makes the vendor's context of the task's current device current on this thread, if it has one; that device, and the contexts that it had before.
 pub(crate) fn make_current(
     task: &Task,
     assigned: &Assigned,
     machine: &Machine,
-) -> Option<(Arc<dyn Device>, usize)> {
+) -> Option<(Arc<dyn Device>, Vec<usize>)> {
     let slot = task.core.lock().uses.as_ref().map_or(0, |uses| uses.slot);
     let device = machine.device(*assigned.devices.get(slot)?);
     let before = device.make_current()?;

@@ -229,6 +229,16 @@ pub(crate) fn synchronize_raw(py: Python<'_>, device_number: u32, stream: usize)
         .map_err(|error| errors::device(py, &error))
 }
 
+/// The ordinal of the CUDA GPU whose memory has this address; None if there is none.
+#[pyfunction]
+pub(crate) fn ordinal_of(py: Python<'_>, address: usize) -> PyResult<Option<i32>> {
+    let machine = machine::current(py)?;
+    let n = machine.model().devices.len() as u32;
+    let mut devices = (0..n).map(|number| machine.device(DeviceId(number)));
+    let cuda = devices.find(|device| device.ordinal().is_some());
+    Ok(cuda.and_then(|device| device.ordinal_of(address)))
+}
+
 /// A stream of the device whose memory takes part: the destination's, unless that is the host's.
 fn stream_for(
     machine: &Machine,

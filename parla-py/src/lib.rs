@@ -56,7 +56,9 @@ mod _native {
     #[pymodule_export]
     use super::awaiter::Awaiter;
     #[pymodule_export]
-    use super::device_block::{DeviceBlock, copy_strided, device_array, synchronize_raw};
+    use super::device_block::{
+        DeviceBlock, copy_strided, device_array, ordinal_of, synchronize_raw,
+    };
     #[pymodule_export]
     use super::kernels::{sleep_gil, sleep_nogil};
     #[pymodule_export]

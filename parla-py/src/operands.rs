@@ -177,7 +177,10 @@ impl Argument<'_, '_> {
 /// Whether it is an array of NumPy or of something like it.
 fn is_ndarray(object: &Bound<'_, PyAny>) -> bool {
     let has = |name| object.hasattr(name).unwrap_or(false);
-    has("__array_interface__") || has("__cuda_array_interface__") || has("__dlpack__")
+    has("__array_interface__")
+        || has("__cuda_array_interface__")
+        || has("__dlpack__")
+        || has("__array__")
 }
 
 /// Refuses what no schedule can make right.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -71,7 +72,8 @@ def test_the_gpu_checks(driver, tmp_path):
     """What runs on machines with a GPU runs with this driver, too; what it measures means nothing here."""
     command = [sys.executable, str(ROOT / "parla-py/gpu/run.py"), "--out", str(tmp_path)]
     settings = {**os.environ, "LD_LIBRARY_PATH": str(driver), "FAKE_CUDA_DELAY_US": "0"}
-    names = ["devices", "no_host_synchronisation", "halo_exchange", "synthetic_graphs", "full_device", "lost_device"]
+    numba = ["numba_arrays"] if importlib.util.find_spec("numba_cuda") else []
+    names = ["devices", *numba, "no_host_synchronisation", "halo_exchange", "synthetic_graphs", "full_device", "lost_device"]
     done = subprocess.run([*command, *names], env=settings, capture_output=True, text=True, timeout=55)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "gpu-check.json").read_text())

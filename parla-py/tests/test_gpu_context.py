@@ -199,6 +199,7 @@ def cupy(monkeypatch):
         Device=Device,
         ExternalStream=ExternalStream,
         Stream=type("Stream", (), {}),
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: 8),
         get_current_stream=lambda: Kept(state.device, state.streams.get(state.device, "default")),
     )
     monkeypatch.setitem(sys.modules, "cupy", module)
@@ -294,7 +295,7 @@ def test_torch_without_cuda_is_left_alone(torch):
     sys.modules["torch"].cuda.is_available = lambda: False
     placed = [entry("gpu", 0, ordinal=2, raw=20)]
     with task_on(*placed):
-        assert context._enter_devices(placed) is None
+        assert context._enter_devices(placed) == []
     assert torch.device == 5
 
 
@@ -362,7 +363,8 @@ def test_numba_and_cupy_together(monkeypatch):
 
     numba, cupy = types.ModuleType("numba.cuda"), types.ModuleType("cupy")
     numba.gpus = [Gpu(i) for i in range(4)]
-    cupy.cuda = types.SimpleNamespace(Device=Device, Stream=Stream, get_current_stream=Stream)
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 4)
+    cupy.cuda = types.SimpleNamespace(Device=Device, Stream=Stream, get_current_stream=Stream, runtime=runtime)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "numba.cuda", numba)
     monkeypatch.setattr(_libraries, "_libraries", {})
@@ -391,7 +393,7 @@ def test_nothing_is_imported_for_a_gpu_task():
     placed = [entry("gpu", 0, ordinal=0, raw=1)]
     with task_on(*placed):
         if not {"cupy", "torch", "numba.cuda"} & set(sys.modules):
-            assert context._enter_devices(placed) is None
+            assert context._enter_devices(placed) == []
         assert "cupy" not in sys.modules
 
 

@@ -37,7 +37,7 @@ class Stream:
 
 cupy = types.ModuleType("cupy")
 cupy.cuda = types.SimpleNamespace(
-    Device=Device, Stream=Stream, get_current_stream=lambda: Stream(state.streams.get(state.device, "default"))
+    runtime=types.SimpleNamespace(getDeviceCount=lambda: 8), Device=Device, Stream=Stream, get_current_stream=lambda: Stream(state.streams.get(state.device, "default"))
 )
 sys.modules["cupy"] = cupy
 

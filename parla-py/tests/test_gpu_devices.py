@@ -123,10 +123,18 @@ def test_the_array_module(four):
 
 
 def test_the_array_module_of_a_cuda_gpu(monkeypatch):
-    cupy = types.ModuleType("cupy")
+    def fails():
+        raise OSError("insufficient driver")
+
+    cupy, too_new = types.ModuleType("cupy"), types.ModuleType("cupy")
+    for module, count in ((cupy, lambda: 1), (too_new, fails)):
+        module.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=count))
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     with pretend(gpus=[GIB], simulated=False):
         assert gpu(0).np is cupy
+        monkeypatch.setitem(sys.modules, "cupy", too_new)
+        with pytest.raises(ImportError, match="CuPy can't use this machine's GPUs: insufficient driver"):
+            _ = gpu(0).np
         monkeypatch.setitem(sys.modules, "cupy", None)
         with pytest.raises(ImportError, match="cupy"):
             _ = gpu(0).np

@@ -8,7 +8,8 @@ use crate::config::config;
 use crate::memory::{Device, devices};
 use crate::status;
 
-/// Defines exported functions whose bodies give a `Result`. What callers promise is what NVIDIA's documentation demands of them.
+/// Defines exported functions whose bodies give a `Result`, and `TABLE`, which lists them. What callers promise is what NVIDIA's
+/// documentation demands of them.
 macro_rules! export {
     ($($name:ident($($argument:ident: $kind:ty),*) $body:block)*) => {$(
         #[unsafe(no_mangle)]
@@ -16,7 +17,9 @@ macro_rules! export {
             let perform = move || -> Outcomes { $body };
             code(perform())
         }
-    )*};
+    )*
+        pub(super) const TABLE: &[(&str, *const c_void)] = &[$((stringify!($name), $name as *const c_void)),*];
+    };
 }
 
 mod inspect;
@@ -111,6 +114,11 @@ export! {
         unsafe { out.cast::<u8>().copy_from(name.as_ptr(), name.len()) };
         Ok(())
     }
+    cuDeviceGetUuid_v2(out: *mut [u8; 16], ordinal: c_int) {
+        let device = device(ordinal)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(out, [device.ordinal as u8 + 1; 16]) }
+    }
     cuDeviceTotalMem_v2(out: *mut usize, ordinal: c_int) {
         device(ordinal)?;
         // SAFETY: the caller's promise.
@@ -121,6 +129,7 @@ export! {
         let value = match attribute {
             11 => c_int::MAX, // the largest pitch
             16 | 39 => 1024, // multiprocessors, threads of each
+            75 => 8, // the compute capability, 8.0
             41 | 115 => 1, // unified addressing, memory pools
             _ => 0,
         };
@@ -166,6 +175,10 @@ export! {
         // SAFETY: the caller's promise.
         unsafe { put(out, top) }
     }
+    cuCtxGetDevice(out: *mut c_int) {
+        // SAFETY: the caller's promise.
+        unsafe { put(out, entered()?.ordinal as c_int) }
+    }
     cuGetErrorName(error: c_int, out: *mut *const c_char) {
         // SAFETY: the caller's promise.
         unsafe { put(out, texts(error).0.as_ptr()) }
@@ -176,17 +189,31 @@ export! {
     }
     cuGetExportTable(_out: *mut *const c_void, _table: *const c_void) { Err(status::NOT_FOUND) }
     cuGetProcAddress_v2(
-        _name: *const c_char, out: *mut *const c_void, _version: c_int, _flags: u64, _status: *mut c_int
+        name: *const c_char, out: *mut *const c_void, _version: c_int, _flags: u64, _status: *mut c_int
     ) {
-        // SAFETY: the caller's promise. Who asks in this way does without.
-        unsafe { put(out, std::ptr::null()) }?;
-        Err(status::NOT_FOUND)
+        // SAFETY: the caller passes a text.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+        let found = address_of(&name);
+        // SAFETY: the caller's promise.
+        unsafe { put(out, found.unwrap_or(std::ptr::null())) }?;
+        found.map(drop).ok_or(status::NOT_FOUND)
     }
     cuCtxSynchronize() { current().map(drop) }
     cuThreadExchangeStreamCaptureMode(mode: *mut c_uint) {
         // SAFETY: the caller's promise.
         unsafe { put(mode, CAPTURE_MODE.replace(mode.read())) }
     }
+}
+
+/// The function that a name without the suffix of its version means; there is one version of each here.
+fn address_of(name: &str) -> Option<*const c_void> {
+    let tables = [TABLE, inspect::TABLE, memory::TABLE, streams::TABLE];
+    let is_meant = |exported: &str| {
+        exported.strip_suffix("_v2").unwrap_or(exported) == name || exported == name
+    };
+    let mut all = tables.into_iter().flatten();
+    all.find(|(exported, _)| is_meant(exported))
+        .map(|(_, address)| *address)
 }
 
 fn texts(error: c_int) -> (&'static CStr, &'static CStr) {

@@ -137,6 +137,13 @@ pub(crate) fn is_device(address: u64) -> bool {
     address >> DEVICE_SHIFT != 0
 }
 
+/// The device that has live memory at this address.
+pub(crate) fn device_with(address: u64) -> Option<&'static Device> {
+    let ordinal = (address >> DEVICE_SHIFT).checked_sub(1)?;
+    resolve(address, 1).ok()?;
+    devices().get(ordinal as usize)
+}
+
 /// Where the bytes of any address are in the host's memory; an error when they are not all in one live piece of a device's memory.
 pub(crate) fn resolve(address: u64, bytes: u64) -> Result<*mut u8, i32> {
     if is_device(address) {

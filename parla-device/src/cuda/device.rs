@@ -291,12 +291,16 @@ impl Device for CudaDevice {
         Some(self.0.card.ordinal)
     }
 
-    fn make_current(&self) -> Option<usize> {
+    fn make_current(&self) -> Option<Vec<usize>> {
         self.0.card.make_current().ok()
     }
 
-    fn restore_current(&self, before: usize) {
+    fn restore_current(&self, before: &[usize]) {
         self.0.card.restore_current(before);
+    }
+
+    fn ordinal_of(&self, address: usize) -> Option<i32> {
+        self.0.card.ordinal_of(address)
     }
 
     fn synchronize_raw(&self, stream: usize) -> Result<(), DeviceError> {

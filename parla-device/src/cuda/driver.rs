@@ -128,11 +128,13 @@ pub(super) struct Failure {
     pub(super) code: u32,
 }
 
-/// What pointers can be asked, and the kind of memory that is the host's.
+/// What pointers can be asked, and the kinds of memory.
 const MEMORY_TYPE: c_int = 2;
+const DEVICE_ORDINAL: c_int = 9;
 const RANGE_START: c_int = 11;
 const RANGE_SIZE: c_int = 12;
 const HOST_MEMORY: u32 = 1;
+const DEVICE_MEMORY: u32 = 2;
 
 pub(super) const OUT_OF_MEMORY: u32 = 2;
 pub(super) const NOT_INITIALIZED: u32 = 3;
@@ -287,6 +289,17 @@ impl Driver {
                 && (self.pointer_attribute)((&raw mut length).cast(), RANGE_SIZE, address) == 0
         };
         known && kind == HOST_MEMORY && start <= address && address + bytes <= start + length
+    }
+
+    /// The device whose memory an address is in; `None`: the driver knows of none.
+    pub(super) fn ordinal_of(&self, address: usize) -> Option<i32> {
+        let (mut kind, mut ordinal) = (0_u32, 0_i32);
+        // SAFETY: both are numbers of 32 bits. Any address may be asked about.
+        let known = unsafe {
+            (self.pointer_attribute)((&raw mut kind).cast(), MEMORY_TYPE, address) == 0
+                && (self.pointer_attribute)((&raw mut ordinal).cast(), DEVICE_ORDINAL, address) == 0
+        };
+        (known && kind == DEVICE_MEMORY).then_some(ordinal)
     }
 
     /// The name of an error and what it says.

@@ -118,25 +118,46 @@ impl Physical {
         Ok(Current(self))
     }
 
-    /// Makes the context current on this thread; the one that was, which `leave` makes current again.
-    pub(super) fn make_current(&self) -> Result<Handle, Failure> {
+    /// Makes the context current on this thread; the thread's stack of contexts as it was, for `restore_current`.
+    pub(super) fn make_current(&self) -> Result<Vec<Handle>, Failure> {
         self.driver.check_process("cuCtxSetCurrent")?;
-        let (context, mut before) = (self.context()?, 0);
-        // SAFETY: writes one handle; makes a context current that is not released before `self` is dropped.
-        unsafe {
-            check(
-                "cuCtxGetCurrent",
-                (self.driver.context_get)(&raw mut before),
-            )?;
-            check("cuCtxSetCurrent", (self.driver.context_set)(context))?;
-        }
+        let context = self.context()?;
+        let before = self.take_contexts();
+        self.put_contexts(&before);
+        // SAFETY: makes a context current that is not released before `self` is dropped.
+        check("cuCtxSetCurrent", unsafe {
+            (self.driver.context_set)(context)
+        })?;
         Ok(before)
     }
 
-    /// Undoes `make_current` on the same thread.
-    pub(super) fn restore_current(&self, before: Handle) {
-        // SAFETY: what was current once; a context that is gone by now is refused.
-        unsafe { (self.driver.context_set)(before) };
+    /// Undoes `make_current` on the same thread, and whatever else was put on the stack since.
+    pub(super) fn restore_current(&self, before: &[Handle]) {
+        self.take_contexts();
+        self.put_contexts(before);
+    }
+
+    /// Takes all contexts off this thread's stack; the top one is the last of them.
+    fn take_contexts(&self) -> Vec<Handle> {
+        let mut found = Vec::new();
+        let mut top = 0;
+        // SAFETY: both write one handle. Nothing is popped off an empty stack, which tools would report as an error.
+        while unsafe {
+            (self.driver.context_get)(&raw mut top) == 0
+                && top != 0
+                && (self.driver.context_pop)(&raw mut top) == 0
+        } {
+            found.push(top);
+        }
+        found.reverse();
+        found
+    }
+
+    fn put_contexts(&self, contexts: &[Handle]) {
+        for &context in contexts {
+            // SAFETY: it was on the stack once; a context that is gone by now is refused.
+            unsafe { (self.driver.context_push)(context) };
+        }
     }
 
     /// Why the card is lost, if it is.
@@ -273,6 +294,12 @@ impl Physical {
         check("cuStreamSynchronize", unsafe {
             (self.driver.stream_synchronize)(stream)
         })
+    }
+
+    /// The device whose memory an address is in.
+    pub(super) fn ordinal_of(&self, address: usize) -> Option<i32> {
+        let _current = self.enter().ok()?;
+        self.driver.ordinal_of(address)
     }
 
     /// What is enqueued on `stream` from now on waits for what was on `other` until now.

@@ -35,7 +35,8 @@ pub(crate) fn directory() -> PathBuf {
         let link = directory.join(name);
         if fs::read_link(&link).ok().as_ref() != Some(&library) {
             // Other tests do the same at this moment: a rename replaces what is there at once.
-            let mine = directory.join(format!("{name}.{}", std::process::id()));
+            let me = (std::process::id(), std::thread::current().id());
+            let mine = directory.join(format!("{name}.{me:?}"));
             let _ = fs::remove_file(&mine);
             std::os::unix::fs::symlink(&library, &mine).expect("a writable target directory");
             fs::rename(&mine, &link).expect("a writable target directory");

@@ -1,17 +1,19 @@
 """The current device and stream of the GPU libraries that a program has imported: CuPy, Torch, Numba.
 
-A library takes part if it is in ``sys.modules`` when a body starts; none is ever imported here. Numba has no current stream: its
-kernels take one as an argument (``numba.cuda.external_stream(get_current_stream().ptr)``), so only its device is set.
+A library takes part if it is in ``sys.modules`` when a body starts, or when the body asks for an array; none is ever imported here. One that
+does not work with the CUDA driver, or simulates a GPU of its own, is left alone. Numba has no current stream: its kernels take one as an
+argument (``numba.cuda.external_stream(get_current_stream().ptr)``), so only its device is set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["adopt", "restore", "save"]
+__all__ = ["adopt", "join", "restore", "save", "why_not"]
 
 
 class _CuPy:
@@ -90,39 +92,99 @@ class _Numba:
         entered = getattr(self._thread, "entered", None)
         if entered is not None:
             self._thread.entered = None
-            entered.__exit__(None, None, None)
+            # It finds another context on the stack, or none, if the body called `numba.cuda.select_device` or `close`. What is left there the
+            # native library takes off.
+            with contextlib.suppress(AssertionError, AttributeError, TypeError):
+                entered.__exit__(None, None, None)
 
 
-def _torch(torch: Any) -> _Torch | None:
-    # Torch without CUDA has the module, and no GPU.
-    return _Torch(torch) if torch.cuda.is_available() else None
+def _cupy(cupy: Any) -> _CuPy:
+    cupy.cuda.runtime.getDeviceCount()
+    return _CuPy(cupy)
+
+
+def _torch(torch: Any) -> _Torch:
+    if not torch.cuda.is_available():
+        raise RuntimeError("torch.cuda.is_available() is False")
+    return _Torch(torch)
+
+
+def _numba(cuda: Any) -> _Numba:
+    if getattr(getattr(sys.modules.get("numba"), "config", None), "ENABLE_CUDASIM", False):
+        raise RuntimeError("NUMBA_ENABLE_CUDASIM is set")
+    len(cuda.gpus)
+    return _Numba(cuda)
 
 
 # Numba first, also when leaving: it takes its context off the driver's stack and insists that it is on top, where the others put theirs.
-_MAKERS = {"numba.cuda": _Numba, "cupy": _CuPy, "torch": _torch}
+# They raise what they like if the library can't use the GPUs.
+_MAKERS = {"numba.cuda": _numba, "cupy": _cupy, "torch": _torch}
+#: By name: the module and what was made of it, an exception if it can't use the GPUs.
 _libraries: dict[str, tuple[Any, Any]] = {}
+
+
+def _use_of(name: str) -> Any:
+    """What is known of a library; None: it is not imported."""
+    module = sys.modules.get(name)
+    if module is None:
+        return None
+    known = _libraries.get(name)
+    if known is None or known[0] is not module:
+        if getattr(getattr(module, "__spec__", None), "_initializing", False):
+            return None  # another thread is importing it
+        try:
+            known = module, _MAKERS[name](module)
+        except Exception as error:  # whatever a library says that can't use the GPUs
+            known = module, error.with_traceback(None)
+        _libraries[name] = known
+    return known[1]
+
+
+def why_not(name: str) -> Exception | None:
+    """What an imported library raised when it was asked for GPUs; None: it can use them."""
+    use = _use_of(name)
+    return use if isinstance(use, Exception) else None
 
 
 def _imported() -> list[Any]:
     """The libraries that the program uses at this moment."""
-    found = []
-    for name, make in _MAKERS.items():
-        module = sys.modules.get(name)
-        if module is None:
-            continue
-        known = _libraries.get(name)
-        if known is None or known[0] is not module:
-            if getattr(getattr(module, "__spec__", None), "_initializing", False):
-                continue  # another thread is importing it
-            known = _libraries[name] = module, make(module)
-        if known[1] is not None:
-            found.append(known[1])
-    return found
+    uses = map(_use_of, _MAKERS)
+    return [use for use in uses if use is not None and not isinstance(use, Exception)]
+
+
+class _Stretch(threading.local):
+    """The stretch of a body that a thread is in, if the body has GPUs of CUDA."""
+
+    saved: list[tuple[Any, Any]] | None = None
+    """The libraries that take part, with what was current before."""
+    ordinals: Sequence[int] = ()
+
+
+_stretch = _Stretch()
 
 
 def save(ordinals: Sequence[int]) -> list[tuple[Any, Any]]:
     """What is current on this thread, for `restore`."""
-    return [(library, library.save(ordinals)) for library in _imported()]
+    saved = [(library, library.save(ordinals)) for library in _imported()]
+    _stretch.saved, _stretch.ordinals = saved, ordinals
+    return saved
+
+
+def join() -> None:
+    """Let libraries take part that were imported since `save`: a body may be the first to need one."""
+    saved = _stretch.saved
+    if saved is None:
+        return
+    known = [library for library, _ in saved]
+    newcomers = [library for library in _imported() if library not in known]
+    if newcomers:
+        from parla import context
+
+        slot = context.get_current_context()._slots[0]
+        for library in newcomers:
+            saved.append((library, library.save(_stretch.ordinals)))
+            if slot.ordinal is not None:
+                library.adopt(slot.ordinal, slot.stream)
 
 
 def adopt(ordinal: int, stream: Any) -> None:
@@ -137,6 +199,7 @@ def restore(saved: list[tuple[Any, Any]]) -> None:
     Raises:
         Exception: what the libraries raise, after all of them had their turn; of several errors the first.
     """
+    _stretch.saved = None
     first: BaseException | None = None
     for library, state in saved:
         try:

@@ -48,6 +48,9 @@ def enter(limit: int) -> None:
             if not _is_per_thread(library) and library.filepath not in known:
                 _before.append((library, library.num_threads))
         _apply()
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "get_num_threads"):
+        torch.get_num_threads()  # type: ignore[union-attr]  # on a thread's first use Torch sets OpenMP's number to its own: before us, not in the body
     own = [(library, library.num_threads) for library in libraries if _is_per_thread(library)]
     for library, n in own:
         library.set_num_threads(min(limit, n))

@@ -66,6 +66,8 @@ class NumPyLike(ArrayOperators, Shaped, ABC):
         """The methods and properties of NumPy's arrays, of the local contents."""
         if name.startswith("_"):
             raise AttributeError(f"PArray has no attribute {name!r}")
+        if hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # a property that raised AttributeError: so that it is told which
         numpy = sys.modules.get("numpy")
         if numpy is None or not hasattr(numpy.ndarray, name):
             raise AttributeError(f"PArray has no attribute {name!r}")

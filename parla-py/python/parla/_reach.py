@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 from parla import _native
@@ -258,6 +259,8 @@ def number_of_foreign(a: Any) -> int:
         ordinal = int(a.__dlpack_device__()[1])
     elif (device := getattr(a, "device", None)) is not None:
         ordinal = getattr(device, "id", getattr(device, "index", None))
+    elif (interface := getattr(a, "__cuda_array_interface__", None)) is not None:
+        ordinal = _native.ordinal_of(interface["data"][0] or 0)
     current = _cuda_device()
     known = [(number, entry) for number, entry in enumerate(devices()) if entry["ordinal"] is not None]
     fitting = [(number, entry) for number, entry in known if ordinal is None or entry["ordinal"] == ordinal]
@@ -276,15 +279,32 @@ _without_cupy = False
 
 
 def cupy() -> Any:
-    """The module CuPy; None where it is not installed or doesn't work, which is found out once."""
+    """The module CuPy; None where it is not installed or can't use the GPUs, which is found out once."""
     global _without_cupy
     found = sys.modules.get("cupy")
-    if found is None and not _without_cupy:
-        try:
+    is_half = getattr(getattr(found, "__spec__", None), "_initializing", False)
+    if (found is None and not _without_cupy) or is_half:
+        try:  # also where another thread is at it, which this waits for
             import cupy as found  # type: ignore[import-not-found,no-redef]
         except Exception:  # broken installations raise what they like
-            _without_cupy = True
-    return found
+            found, _without_cupy = None, True
+    from parla import _libraries
+
+    _libraries.join()
+    if found is None:
+        return None
+    error = _libraries.why_not("cupy")
+    if error is None:
+        return found
+    if not _without_cupy:
+        _without_cupy = True
+        warnings.warn(
+            f"CuPy {getattr(found, '__version__', '')} can't use this machine's GPUs ({error}): arrays there are DeviceArrays, which "
+            "do no arithmetic",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return None
 
 
 def is_view_of(value: Any, local: Any) -> bool:

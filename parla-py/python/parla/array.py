@@ -365,7 +365,13 @@ def _is_remote(a: Any) -> bool:
         return True
     if _offers(a, "__cuda_array_interface__"):
         return True
-    return _offers(a, "__dlpack_device__") and int(a.__dlpack_device__()[0]) not in _HOST_DLPACK_TYPES
+    if not _offers(a, "__dlpack_device__"):
+        return False
+    try:
+        kind = int(a.__dlpack_device__()[0])
+    except Exception as error:  # foreign libraries raise what they like
+        raise TypeError(f"{type(a).__name__} is in no memory that can be reached: {error}") from error
+    return kind not in _HOST_DLPACK_TYPES
 
 
 def _wrap(a: Any, name: str) -> Any:
@@ -391,7 +397,12 @@ def _view(a: Any) -> numpy.ndarray[Any, Any]:
     if _offers(a, "__array_interface__") or _offers(a, "__array_struct__"):
         return numpy.asarray(a)
     if _offers(a, "__dlpack__") and _offers(a, "__dlpack_device__"):
-        return numpy.from_dlpack(a)
+        if _library(a) == "torch" and a.is_neg():
+            raise TypeError(f"{type(a).__name__} has its negative bit set, which DLPack can't say: use resolve_neg()")
+        try:
+            return numpy.from_dlpack(a)
+        except Exception as error:  # foreign libraries raise what they like
+            raise TypeError(f"NumPy can't have a view of {type(a).__name__}: {error}") from error
     if _offers(a, "__array__"):
         return numpy.asarray(a)
     raise TypeError(f"{type(a).__name__} offers __dlpack__ without __dlpack_device__, so nobody can tell where it is")

@@ -434,14 +434,13 @@ def _enter_devices(assignment: list[dict[str, Any]]) -> Any:
     if not ordinals:
         return None
     saved = _libraries.save(ordinals)
-    if not saved:
-        return None
     try:
-        task = _running_task()
-        stack = None if task is None else _narrowed.get(_stack_key(task))
-        slot = stack[-1]._slots[0] if stack else _slots(assignment)[0]
-        if slot.ordinal is not None:
-            _libraries.adopt(slot.ordinal, slot.stream)
+        if saved:
+            task = _running_task()
+            stack = None if task is None else _narrowed.get(_stack_key(task))
+            slot = stack[-1]._slots[0] if stack else _slots(assignment)[0]
+            if slot.ordinal is not None:
+                _libraries.adopt(slot.ordinal, slot.stream)
     except BaseException:
         _libraries.restore(saved)
         raise

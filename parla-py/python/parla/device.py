@@ -397,11 +397,17 @@ class Memory:
 
         Raises:
             IndexError: the device does not exist.
-            ImportError: it is a CUDA GPU and CuPy is not installed.
+            ImportError: it is a CUDA GPU and CuPy is not installed, or can't use it.
         """
         self._check()
         if not self.device.architecture.host_access(self.device.index):
-            return importlib.import_module("cupy")
+            from parla import _libraries
+
+            cupy = importlib.import_module("cupy")
+            error = _libraries.why_not("cupy")
+            if error is not None:
+                raise ImportError(f"CuPy can't use this machine's GPUs: {error}") from error
+            return cupy
         import numpy
 
         return numpy

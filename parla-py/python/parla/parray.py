@@ -410,6 +410,11 @@ def array(
             host = host[(None,) * (ndmin - host.ndim) + (...,)]
         if _reach.is_borrowed(host):
             host = host.copy()
+    if host.dtype.hasobject and not isinstance(object, numpy.ndarray):
+        raise TypeError(
+            f"{type(object).__name__} can't be a PArray: what NumPy makes of it is references to Python objects, which can't be moved "
+            "to another memory; make PArrays of the arrays in it"
+        )
     result = _new(PArray)
     result._become(*root_of(host, name))
     return result
@@ -425,7 +430,7 @@ def asarray(
 
     An array in the memory of a GPU (CuPy, ``__cuda_array_interface__``, DLPack) is copied to the host once, here and now, also if it is used
     on that GPU only: the PArray lives in that copy. What tasks write is never written back to the array that was given; use ``.get()`` or
-    ``.array``, or copy to it with `parla.array.copy`.
+    ``.array``, or copy to it with `parla.array.copy`. The same holds for what NumPy has to convert: a list, a table with columns of several types.
 
     Raises:
         TypeError: the elements are Python objects or others that can't be moved as bytes.

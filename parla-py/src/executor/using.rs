@@ -242,13 +242,13 @@ fn last_step(py: Python<'_>, task: &Py<Task>, drained: Result<(), DeviceError>) 
     }
 }
 
-/// The vendor's context that was current on this thread, and who makes it so again.
-struct CurrentContext((Arc<dyn Device>, usize));
+/// The vendor's contexts that were on this thread's stack, and who puts them there again.
+struct CurrentContext((Arc<dyn Device>, Vec<usize>));
 
 impl Drop for CurrentContext {
     fn drop(&mut self) {
         let (device, before) = &self.0;
-        device.restore_current(*before);
+        device.restore_current(before);
     }
 }
 

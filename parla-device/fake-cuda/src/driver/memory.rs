@@ -133,6 +133,15 @@ export! {
         // SAFETY: the caller's promise; passed on from the caller.
         unsafe { copy(boxed!(&*what), handle) }
     }
+    // Work on the default stream, which has no other: it is done at the call.
+    cuMemcpyHtoD_v2(to: u64, from: u64, bytes: usize) {
+        current()?;
+        Rows::line(to, from, bytes as u64).perform()
+    }
+    cuMemcpyDtoH_v2(to: u64, from: u64, bytes: usize) {
+        current()?;
+        Rows::line(to, from, bytes as u64).perform()
+    }
     cuMemAlloc_v2(out: *mut u64, bytes: usize) {
         let address = current()?.allocate(bytes as u64)?;
         // SAFETY: the caller's promise.
@@ -141,6 +150,19 @@ export! {
     cuMemFree_v2(address: u64) { current()?.free(address) }
     cuPointerGetAttribute(out: *mut c_void, attribute: c_int, address: u64) {
         entered()?;
+        if let Some(device) = memory::device_with(address) {
+            // SAFETY: the caller passes a place for a value of the attribute's type.
+            return unsafe {
+                match attribute {
+                    // The context; the kind of memory (a device's); the address for the device; its number.
+                    1 => put(out.cast::<usize>(), device.handle()),
+                    2 => put(out.cast::<c_uint>(), 2),
+                    3 => put(out.cast::<u64>(), address),
+                    9 => put(out.cast::<c_int>(), device.ordinal as c_int),
+                    _ => Err(status::INVALID_VALUE),
+                }
+            };
+        }
         let (start, length) = memory::pinned_around(address as usize).ok_or(status::INVALID_VALUE)?;
         // SAFETY: the caller passes a place for a value of the attribute's type.
         unsafe {
