@@ -1,15 +1,17 @@
 //! The pure heart of Parla: what tasks are, how they depend on each other and what they claim.
 //!
-//! Nothing here starts a thread, reads a clock or does I/O, and there is no `unsafe`. The one piece of
-//! synchronisation is the short per-task lock inside [`TaskGraph`]; see [`graph`](TaskGraph) for why it suffices.
+//! Nothing here starts a thread, reads a clock or does I/O, and there is no `unsafe`. What
+//! synchronises is the short per-task lock inside [`TaskGraph`], see [`graph`](TaskGraph) for why it suffices, and the [`Combiner`].
 //!
 //! * [`TaskGraph`]: states and edges of all tasks; completion yields the newly ready ones.
 //! * [`Claim`] and [`Ledger`]: exact integer accounting of a device's virtual compute units and memory.
 //! * [`Region`]: a box of an array's elements; [`Access`]: what a task does with it.
+//! * [`Combiner`]: state that whoever comes by works on, and notes for it.
 //! * [`MachineModel`]: devices, memories and links as plain data.
 //! * [`TraceRecord`]: what happened to a task, as plain data.
 #![forbid(unsafe_code)]
 
+mod combine;
 mod diagnosis;
 mod graph;
 mod ids;
@@ -22,6 +24,7 @@ mod state;
 mod sync;
 mod trace;
 
+pub use combine::Combiner;
 pub use diagnosis::{Blocked, Diagnosis, Reason};
 pub use graph::{
     Attrs, Cancelled, Completed, Ready, SlotCache, Spawned, Started, Suspended, TaskGraph,

@@ -1,11 +1,11 @@
 //! Where arrays are: allocation, copies, eviction.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parla_core::lock::{Condvar, Mutex};
-use parla_core::{DeviceId, MachineModel, MemoryId, Region};
+use parla_core::{Combiner, DeviceId, MachineModel, MemoryId, Region};
 use parla_device::{DeviceError, Event, Machine, Stream};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -63,14 +63,10 @@ pub struct Store {
     clock: AtomicU64,
     // Arrays that have, or had, instances here.
     arrays: Mutex<FxHashMap<ArrayId, Weak<Shared>>>,
-    // Requests that nobody has looked at yet.
-    inbox: Mutex<VecDeque<Request>>,
-    // Requests that wait for memory, in the order they came. Who holds it decides about memory.
-    queue: Mutex<VecDeque<Request>>,
-    // How many requests there are in `inbox`, `queue` and under way between them.
+    // Requests that wait for memory, in the order they came; the notes are those that nobody has looked at yet. Who holds it decides about memory.
+    queue: Combiner<VecDeque<Request>, Request>,
+    // How many requests there are in `queue`.
     n_waiting: AtomicUsize,
-    // Not 0: there is something to do for whoever holds, or gets, `queue`.
-    kicks: AtomicU32,
     // Arrays that nobody can name any more but whose home somebody sees.
     kept: Mutex<Kept>,
     // How often memory was given back; `close` waits for that.
@@ -161,10 +157,8 @@ impl Store {
             memories,
             clock: AtomicU64::new(1),
             arrays: Mutex::default(),
-            inbox: Mutex::default(),
-            queue: Mutex::default(),
+            queue: Combiner::new(VecDeque::new()),
             n_waiting: AtomicUsize::new(0),
-            kicks: AtomicU32::new(0),
             kept: Mutex::default(),
             closing: Default::default(),
             versions: AtomicBool::new(false),
@@ -356,8 +350,8 @@ impl Store {
         }
         self.tell_devices(&order.operands, &order.devices);
         self.n_waiting.fetch_add(1, Ordering::SeqCst);
-        self.inbox.lock().push_back(Request { order, done });
-        self.pump();
+        self.queue.post(Request { order, done });
+        self.pump_on();
     }
 
     /// Lets devices know, once each, the homes that copies will use.

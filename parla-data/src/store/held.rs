@@ -78,7 +78,7 @@ impl Store {
             };
             let mut moving = after.ops.clone();
             after.run();
-            self.pump_if_kicked();
+            self.pump_on();
             if tried? {
                 // Requests that wait may have become impossible.
                 self.given_back();

@@ -38,7 +38,7 @@ impl Store {
                 })
         };
         after.run();
-        self.pump_if_kicked();
+        self.pump_on();
         bytes.unwrap_or(0)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parla_core::MemoryId;
 use parla_core::lock::Mutex;
@@ -141,25 +141,20 @@ impl Store {
 
     /// Looks at all requests. If somebody else is doing that, they will do it once more.
     pub(super) fn pump(self: &Arc<Self>) {
-        self.kicks.fetch_add(1, Ordering::SeqCst);
-        self.pump_if_kicked();
+        self.queue.nudge();
+        self.pump_on();
     }
 
-    pub(super) fn pump_if_kicked(self: &Arc<Self>) {
+    /// Looks at all requests while there is news.
+    pub(super) fn pump_on(self: &Arc<Self>) {
         loop {
-            // Between this and the same line of another thread lies its `kicks`, or our `try_lock` succeeds.
-            fence(Ordering::SeqCst);
-            if self.kicks.load(Ordering::SeqCst) == 0 {
-                return;
-            }
             let mut after = After::default();
-            {
-                let Some(mut queue) = self.queue.try_lock() else {
-                    return;
-                };
-                self.kicks.store(0, Ordering::SeqCst);
-                queue.append(&mut self.inbox.lock());
-                self.look_at(&mut queue, &mut after);
+            let looked = self.queue.round(|queue, new| {
+                queue.extend(new);
+                self.look_at(queue, &mut after);
+            });
+            if looked.is_none() {
+                return;
             }
             after.run();
         }

@@ -5,14 +5,13 @@
 //! waited -> [mapper: memory claimed again] -----^
 //! ```
 //!
-//! The mapper runs under one lock with an inbox: whoever has news posts it and, if nobody has the lock, works through all that was posted
-//! (flat combining); news that arrive meanwhile are seen after unlocking. What the decisions ask for (copies, queueing) is done
-//! without the lock.
+//! The mapper is worked on by one thread at a time ([`Combiner`]): whoever has news posts it and, if nobody is at it, works through all that was
+//! posted. What the decisions ask for (copies, queueing) is done without the lock.
 //!
 //! From its placement until it is queued a task counts as an [actor](super::actors): a copy under way is something that moves.
 //!
-//! Order of locks: a slot of the graph, then `inbox` or `flights`; `mapper`, then an array's (the policy asks what is missing). `inbox` and
-//! `flights` are held for a few instructions only, and nothing is called under them.
+//! Order of locks: a slot of the graph, then that of the notes or `flights`; `desk`, then an array's (the policy asks what is missing). Those of the notes
+//! and `flights` are held for a few instructions only, and nothing is called under them.
 
 mod flight;
 mod pause;
@@ -25,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
-use parla_core::{Claim, DeviceId, MachineModel, TaskId};
+use parla_core::{Claim, Combiner, DeviceId, MachineModel, TaskId};
 use parla_data::Store;
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
@@ -43,8 +42,7 @@ pub use whereabouts::PlacedState;
 pub(super) struct Places {
     pub(super) store: Arc<Store>,
     start: Instant,
-    desk: Mutex<Desk>,
-    inbox: Mutex<Vec<News>>,
+    desk: Combiner<Desk, News>,
     flights: Mutex<HashMap<TaskId, Flight, FxBuildHasher>>,
     /// Several CPU devices: each has one worker, of the same number.
     one_worker_per_cpu: bool,
@@ -124,12 +122,11 @@ impl Places {
             start: Instant::now(),
             one_worker_per_cpu: model.devices.iter().filter(cpus).count() > 1,
             counts: model.devices.iter().map(|_| Counts::default()).collect(),
-            desk: Mutex::new(Desk {
+            desk: Combiner::new(Desk {
                 mapper: Mapper::new(Arc::clone(&model), placement.policy, placement.depth),
                 prefetch: Prefetch::default(),
             }),
             store: placement.store,
-            inbox: Mutex::default(),
             flights: Mutex::default(),
             inputs_due: AtomicBool::new(false),
         }
@@ -137,9 +134,8 @@ impl Places {
 
     /// A task was spawned; called before anybody can see it, under its slot's lock.
     pub(super) fn spawned(&self, id: TaskId, placing: &Arc<Placing>, priority: i32) {
-        self.inbox
-            .lock()
-            .push(News::Spawned(id, Arc::clone(placing), priority));
+        self.desk
+            .post(News::Spawned(id, Arc::clone(placing), priority));
     }
 
     /// How long its devices were busy with a task: not while what came before it on them was going on.
@@ -213,13 +209,12 @@ impl Places {
 
     /// Works through what was posted, unless somebody does. Returns what is to be done, several times if news keep coming.
     fn round(&self) -> Option<Round> {
-        if self.inbox.lock().is_empty() {
-            return None;
-        }
-        let mut desk = self.desk.try_lock()?;
-        let Desk { mapper, prefetch } = &mut *desk;
+        self.desk.round(|desk, news| self.hear(desk, news))
+    }
+
+    fn hear(&self, desk: &mut Desk, news: Vec<News>) -> Round {
+        let Desk { mapper, prefetch } = desk;
         let world = Outlook(self);
-        let news = std::mem::take(&mut *self.inbox.lock());
         for one in news {
             match one {
                 News::Spawned(id, placing, priority) => {
@@ -264,7 +259,7 @@ impl Places {
         if prefetch.has_any() {
             self.inputs_due.store(true, Ordering::SeqCst);
         }
-        Some(round)
+        round
     }
 
     /// Whether inputs of tasks that still wait may have to be sent on their way.
@@ -309,7 +304,7 @@ impl<E: Executor> Shared<E> {
     }
 
     fn post(&self, news: News) {
-        self.places().inbox.lock().push(news);
+        self.places().desk.post(news);
     }
 
     fn tell(&self, news: News) {
@@ -323,7 +318,7 @@ impl<E: Executor> Shared<E> {
         if self
             .places
             .as_ref()
-            .is_some_and(|places| !places.inbox.lock().is_empty())
+            .is_some_and(|places| places.desk.has_news())
         {
             self.work_through();
         }
@@ -383,7 +378,7 @@ impl<E: Executor> Shared<E> {
                 places.store.prefetch(&operand, device);
             }
             // Who came meanwhile found the lock taken.
-            if !places.inbox.lock().is_empty() {
+            if places.desk.has_news() {
                 self.work_through_news();
             }
         }
