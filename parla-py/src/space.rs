@@ -3,7 +3,7 @@
 mod dependency;
 mod id;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use indexmap::IndexMap;
 use indexmap::map::Entry as Slot;
@@ -69,7 +69,7 @@ pub(crate) struct Space {
     objects: Py<PyDict>,
     numbered: Py<PyList>,
     /// A weak reference to this space, shared by its tasks; made when first needed.
-    weak: Mutex<Option<Py<PyAny>>>,
+    weak: OnceLock<Py<PyAny>>,
 }
 
 /// What a dependency on a task comes to.
@@ -96,21 +96,20 @@ impl Space {
     /// The weak reference that tasks keep to their space.
     pub(crate) fn weak<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let known = slf
-            .get()
-            .weak
-            .lock()
-            .as_ref()
-            .map(|weak| weak.clone_ref(py));
-        if let Some(weak) = known {
-            return Ok(weak.into_bound(py));
+        if let Some(weak) = slf.get().weak.get() {
+            return Ok(weak.bind(py).clone());
         }
         let weak = py
             .import(intern!(py, "weakref"))?
             .getattr(intern!(py, "ref"))?
             .call1((slf,))?;
-        *slf.get().weak.lock() = Some(weak.clone().unbind());
-        Ok(weak)
+        // Whoever comes second has the same object: there is one reference of this kind to a space.
+        Ok(slf
+            .get()
+            .weak
+            .get_or_init(|| weak.unbind())
+            .bind(py)
+            .clone())
     }
 
     fn in_range(&self, key: &Key) -> bool {
@@ -339,7 +338,7 @@ impl Space {
             entries: Mutex::new(IndexMap::default()),
             objects: PyDict::new(py).unbind(),
             numbered: PyList::empty(py).unbind(),
-            weak: Mutex::new(None),
+            weak: OnceLock::new(),
         }
     }
 
@@ -430,10 +429,9 @@ impl Space {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.objects)?;
         visit.call(&self.numbered)?;
+        // It refers to nothing, so it is in no cycle that would have to be cleared.
+        visit.call(self.weak.get())?;
         // A lock that is taken is taken by a thread in the middle of a change; the collector comes again.
-        if let Some(weak) = self.weak.try_lock() {
-            visit.call(&*weak)?;
-        }
         let Some(entries) = self.entries.try_lock() else {
             return Ok(());
         };
@@ -446,7 +444,5 @@ impl Space {
     fn __clear__(&self) {
         let entries = std::mem::take(&mut *self.entries.lock());
         drop(entries); // outside the lock: tasks have destructors
-        let weak = self.weak.lock().take();
-        drop(weak);
     }
 }
