@@ -72,12 +72,15 @@ def test_the_gpu_checks(driver, tmp_path):
     """What runs on machines with a GPU runs with this driver, too; what it measures means nothing here."""
     command = [sys.executable, str(ROOT / "parla-py/gpu/run.py"), "--out", str(tmp_path)]
     settings = {**os.environ, "LD_LIBRARY_PATH": str(driver), "FAKE_CUDA_DELAY_US": "0"}
-    numba = ["numba_arrays"] if importlib.util.find_spec("numba_cuda") else []
+    numba = ["numba_arrays"] if importlib.util.find_spec("numba") else []
     names = ["devices", *numba, "no_host_synchronisation", "halo_exchange", "synthetic_graphs", "full_device", "lost_device"]
     done = subprocess.run([*command, *names], env=settings, capture_output=True, text=True, timeout=55)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "gpu-check.json").read_text())
     results = {name: check["status"] for name, check in report["checks"].items()}
+    if results.get("numba_arrays") == "skipped":  # Numba that can't use this driver, see test_with_numba.py
+        del results["numba_arrays"]
+        names.remove("numba_arrays")
     assert results == dict.fromkeys(names, "passed")
     assert "| lost_device | passed |" in (tmp_path / "gpu-check.md").read_text()
 

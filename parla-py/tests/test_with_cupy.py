@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from machine import GIB, pretend
+from parla import _libraries, device_array
 from support import run_py
 
 pytest.importorskip("numpy")
@@ -91,3 +93,29 @@ def test_on_a_driver_that_is_none_for_cupy_tasks_run_without_it(driver, imported
         env={"LD_LIBRARY_PATH": str(driver)},
         timeout=50,
     )
+
+
+def test_what_a_task_gets_is_what_cupys_own_classes_make_of_it(monkeypatch):
+    """They describe memory without looking at it, so that no GPU is needed."""
+    import cupy
+    import numpy as np
+
+    class Stream:
+        """Of a task."""
+
+        def __cuda_stream__(self):
+            return 0, 1234
+
+    monkeypatch.setattr(_libraries, "_libraries", {"cupy": (cupy, _libraries._CuPy(cupy))})
+    whole = np.arange(24.0).reshape(4, 6)
+    part = whole[1:3, ::-2]
+    with pretend(gpus=[GIB, GIB], simulated=False):
+        x = device_array.over(2, part.ctypes.data, part.shape, part.dtype, part.strides, whole, True)
+        text = device_array.over(2, part.ctypes.data, (3,), np.dtype("S8"), (8,), whole, True)
+    assert type(x) is cupy.ndarray and (x.shape, x.strides, x.dtype) == (part.shape, part.strides, part.dtype)
+    assert (x.data.ptr, x.data.device_id) == (part.ctypes.data, 1)
+    low = whole[1, 1:].ctypes.data
+    assert (x.data.mem.ptr, x.data.mem.size) == (low, whole[2, 5:].ctypes.data + 8 - low)
+    assert x[0, ::-1].data.ptr == whole[1, 1:].ctypes.data
+    assert type(text) is device_array.DeviceArray
+    assert cupy.cuda.Stream.from_external(Stream()).ptr == 1234

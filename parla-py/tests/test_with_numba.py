@@ -1,4 +1,4 @@
-"""Numba itself in tasks: compiled bodies on the CPUs, and its CUDA part (numba-cuda) on the driver for tests."""
+"""Numba itself in tasks: compiled bodies on the CPUs, and its CUDA part (its own, or the package numba-cuda) on the driver for tests."""
 
 from __future__ import annotations
 
@@ -144,10 +144,17 @@ CUDA = """
 """
 
 
+@pytest.fixture(scope="module")
+def importable():
+    """Skips where that is not so: the package numba-cuda looks for CUDA's runtime library."""
+    done = run_py("from numba import cuda", check=False)
+    if done.returncode:
+        pytest.skip(f"numba.cuda can't be imported: {done.stderr.strip().splitlines()[-1]}")
+
+
 @pytest.fixture
-def numba_cuda(driver):
+def numba_cuda(driver, importable):
     """Runs a program with Numba on two GPUs that the driver for tests makes up."""
-    pytest.importorskip("numba_cuda", reason="the package numba-cuda is not installed")
 
     def run(program, **settings):
         source = textwrap.dedent(CUDA) + textwrap.dedent(program)

@@ -30,5 +30,6 @@ mod status {
     pub(crate) const ALREADY_REGISTERED: i32 = 712;
     pub(crate) const NOT_REGISTERED: i32 = 713;
     pub(crate) const OUT_OF_RESOURCES: i32 = 701;
+    pub(crate) const NOT_SUPPORTED: i32 = 801;
     pub(crate) const CAPTURE_UNSUPPORTED: i32 = 900;
 }

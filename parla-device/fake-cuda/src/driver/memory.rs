@@ -148,6 +148,8 @@ export! {
         unsafe { put(out, address) }
     }
     cuMemFree_v2(address: u64) { current()?.free(address) }
+    // No other process has memory here. Numba does not start without this function.
+    cuIpcOpenMemHandle_v2() { Err(status::NOT_SUPPORTED) }
     cuPointerGetAttribute(out: *mut c_void, attribute: c_int, address: u64) {
         entered()?;
         if let Some(device) = memory::device_with(address) {
