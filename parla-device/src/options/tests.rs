@@ -25,8 +25,8 @@ fn links_are_kept_in_the_users_cache_unless_said() {
         let path = path.into();
         Some(LinkFile { path, named })
     };
-    let home = ("HOME", "/home/me");
-    assert_eq!(file(&[home]), at("/home/me/.cache/parla/links", false));
+    let home = ("HOME", "/houses/me");
+    assert_eq!(file(&[home]), at("/houses/me/.cache/parla/links", false));
     let caches = ("XDG_CACHE_HOME", "/fast");
     assert_eq!(file(&[home, caches]), at("/fast/parla/links", false));
     let chosen = ("PARLA_LINK_FILE", "mine");
