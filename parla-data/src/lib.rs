@@ -20,4 +20,6 @@ pub use array::{Array, ArrayId, Home};
 pub use directory::{Directory, InstanceId};
 pub use error::DataError;
 pub use operand::Operand;
-pub use store::{Ended, Held, MemoryStats, Order, Staged, StagedCallback, Store, StoreStats};
+pub use store::{
+    ArrivedCallback, Ended, Held, MemoryStats, Order, Staged, StagedCallback, Store, StoreStats,
+};

@@ -49,6 +49,9 @@ pub struct Order {
 /// What is called when operands are in place, or cannot be brought there.
 pub type StagedCallback = Box<dyn FnOnce(Result<Staged, DataError>) + Send>;
 
+/// What is called when copies that were begun ahead have ended.
+pub type ArrivedCallback = Box<dyn FnOnce() + Send>;
+
 /// The memories of one machine and what arrays have in them. One per runtime.
 ///
 /// Locks, in this order: `queue`, one array's, one of the others. Nothing is dropped that may belong to users, nobody called and nothing waited for

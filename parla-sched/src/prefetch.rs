@@ -5,6 +5,9 @@
 //! that has run. For a task with several choices the policy is asked where it would go ([`foresee`](crate::policy::SchedulingPolicy::foresee)),
 //! once, when the first of its inputs can travel; few tasks at a time, since the policy may decide otherwise in the end.
 //!
+//! A task that is ready may need a copy that nobody foresaw, and copies to a device go one after the other. So few inputs are under way to a device at
+//! once: two, for the link not to be idle between them, and more only as long as all of them take less than [`SOON_NS`]. The next goes when one has arrived.
+//!
 //! This is a hint about time only: staging fetches again whatever was changed after all. Inputs are sent in the order in which the tasks that
 //! need them were spawned, since copies on the same link go one after the other.
 
@@ -19,6 +22,12 @@ use std::sync::Arc;
 
 /// How many waiting tasks of each device are looked at, and for how many at once a device is foreseen.
 const WINDOW: usize = 4;
+
+/// How many inputs may be under way to a device, however large.
+const UNDER_WAY: usize = 2;
+
+/// More may be while all together take less than this on idle links.
+const SOON_NS: u64 = 1_000_000;
 
 /// How many waiting tasks with several choices are looked at to find some with an input that can travel.
 const LOOKED_AT: usize = 16;
@@ -36,6 +45,29 @@ pub(crate) struct Prefetch {
     foreseen: BTreeSet<u64>,
     /// What tasks that have not ended write, by array and the task's number.
     writes: Writes,
+    /// What is under way to each device.
+    under_way: BTreeMap<DeviceId, UnderWay>,
+}
+
+/// Inputs that have been sent and not arrived.
+#[derive(Clone, Copy, Default)]
+struct UnderWay {
+    n: usize,
+    ns: u64,
+}
+
+impl UnderWay {
+    fn is_enough(self) -> bool {
+        self.n >= UNDER_WAY && self.ns >= SOON_NS
+    }
+}
+
+/// An input that is to be sent.
+pub(crate) struct Sent {
+    pub(crate) operand: Operand,
+    pub(crate) device: DeviceId,
+    /// What it counts until it has [arrived](Prefetch::arrived).
+    pub(crate) ns: u64,
 }
 
 type Writes = FxHashMap<ArrayId, BTreeMap<u64, Vec<Region>>>;
@@ -130,19 +162,33 @@ impl Prefetch {
 
     /// Whether [`take`](Self::take) may find something.
     pub(crate) fn has_any(&self) -> bool {
-        let of_device = |waiting: &BTreeMap<u64, Waiting>| {
+        let of_device = |(device, waiting): (&DeviceId, &BTreeMap<u64, Waiting>)| {
             let mut looked_at = waiting.iter().take(WINDOW);
-            looked_at.any(|(&number, task)| task.free(&self.writes, number).next().is_some())
+            !self.under_way(*device).is_enough()
+                && looked_at.any(|(&number, task)| task.free(&self.writes, number).next().is_some())
         };
-        self.waiting.values().any(of_device) || self.next_undecided().is_some()
+        self.waiting.iter().any(of_device) || self.next_undecided().is_some()
     }
 
-    /// What can travel now: each input once. `foresee` says where a task with several choices is likely to run, if so many waiting tasks as are
+    fn under_way(&self, device: DeviceId) -> UnderWay {
+        self.under_way.get(&device).copied().unwrap_or_default()
+    }
+
+    /// An input that was [taken](Self::take) is there, or will not come.
+    pub(crate) fn arrived(&mut self, device: DeviceId, ns: u64) {
+        if let Some(under_way) = self.under_way.get_mut(&device) {
+            under_way.n -= 1;
+            under_way.ns -= ns;
+        }
+    }
+
+    /// What can travel now: each input once. `cost_ns` says how long one takes; `foresee` says where a task with several choices is likely to run, if so many waiting tasks as are
     /// listed come on top of what devices have.
     pub(crate) fn take(
         &mut self,
         mut foresee: impl FnMut(TaskId, &[(DeviceId, usize)]) -> Option<DeviceId>,
-    ) -> Vec<(Operand, DeviceId)> {
+        cost_ns: impl Fn(&Operand, DeviceId) -> u64,
+    ) -> Vec<Sent> {
         while let Some((number, id)) = self.next_undecided() {
             self.undecided.remove(&number);
             let before = |(&device, waiting): (&DeviceId, &BTreeMap<u64, Waiting>)| {
@@ -157,17 +203,31 @@ impl Prefetch {
         }
         let mut found = Vec::new();
         for (&device, waiting) in &mut self.waiting {
+            let under_way = self.under_way.entry(device).or_default();
             for (&number, task) in waiting.iter_mut().take(WINDOW) {
                 let free: Vec<_> = task.free(&self.writes, number).collect();
                 for k in free {
+                    if under_way.is_enough() {
+                        break;
+                    }
                     task.asked[k] = true;
-                    found.push((number, task.placing.operands[k].clone(), device));
+                    let operand = task.placing.operands[k].clone();
+                    let ns = cost_ns(&operand, device);
+                    under_way.n += 1;
+                    under_way.ns += ns;
+                    found.push((
+                        number,
+                        Sent {
+                            operand,
+                            device,
+                            ns,
+                        },
+                    ));
                 }
             }
         }
-        found.sort_by_key(|(number, ..)| *number);
-        let strip = |(_, operand, device)| (operand, device);
-        found.into_iter().map(strip).collect()
+        found.sort_by_key(|(number, _)| *number);
+        found.into_iter().map(|(_, sent)| sent).collect()
     }
 
     /// A task with several choices and an input that can travel, if not too many have been foreseen.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parla_core::lock::Mutex;
 use parla_core::{DeviceId, MachineModel, MemoryId, Region};
 
 use super::queue::After;
-use super::{Store, check_writable};
+use super::{ArrivedCallback, Store, check_writable};
 use crate::array::Shared;
 use crate::directory::InstanceId;
 use crate::instance::{Instance, State};
@@ -15,14 +16,21 @@ use crate::{Array, DataError, Operand};
 
 impl Store {
     /// Begins to copy what is missing of one operand to a device, if there is free memory for it. Only a hint: correctness never depends on it.
-    /// Returns the number of bytes on their way.
-    pub fn prefetch(self: &Arc<Self>, operand: &Operand, device: DeviceId) -> u64 {
+    /// Returns the number of bytes on their way. `arrived` is called when these copies have ended, well or not, on any thread and possibly before this
+    /// returns.
+    pub fn prefetch(
+        self: &Arc<Self>,
+        operand: &Operand,
+        device: DeviceId,
+        arrived: ArrivedCallback,
+    ) -> u64 {
         let memory = self.model().memory_of(device);
         let shared = &operand.array.0;
         if !operand.fetches()
             || operand.region.is_empty()
             || memory == MachineModel::HOST && operand.array.is_host_only()
         {
+            arrived();
             return 0;
         }
         let mut after = After::default();
@@ -37,8 +45,10 @@ impl Store {
                     bytes.ok()
                 })
         };
+        let ops = after.ops.clone();
         after.run();
         self.pump_on();
+        when_ended(&ops, arrived);
         bytes.unwrap_or(0)
     }
 
@@ -297,6 +307,24 @@ impl Store {
                 .sum::<u64>()
         });
         self.memory(memory).used.load(Ordering::SeqCst) > bytes.sum()
+    }
+}
+
+/// Calls `done` when all have ended.
+fn when_ended(ops: &[Arc<Op>], done: ArrivedCallback) {
+    // The last one to let go of it calls it.
+    let done = Arc::new(Mutex::new(Some(done)));
+    for op in ops {
+        let done = Arc::clone(&done);
+        op.then(Box::new(move |_| call_if_last(done)));
+    }
+    call_if_last(done);
+}
+
+fn call_if_last(done: Arc<Mutex<Option<ArrivedCallback>>>) {
+    let last = Arc::into_inner(done).and_then(|done| done.lock().take());
+    if let Some(done) = last {
+        done();
     }
 }
 

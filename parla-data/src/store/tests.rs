@@ -433,10 +433,38 @@ fn a_copy_made_while_a_body_writes_counts_for_nothing() {
     let whole = |access| operand(&a, line(0, 4), access);
     let mut staged = bench.staged(&[whole(Access::InOut)], &[gpu(0)]);
     staged.begin();
-    assert_eq!(bench.store.prefetch(&whole(Access::Input), gpu(1)), 16);
+    assert_eq!(
+        bench
+            .store
+            .prefetch(&whole(Access::Input), gpu(1), Box::new(|| ())),
+        16
+    );
     fill(&staged.places()[0], &[4], 7);
     staged.end(Ended::Well(Vec::new()));
     assert_eq!(bench.run(&[whole(Access::Input)], gpu(1), 0), [[7; 4]]);
+    bench.check_empty();
+}
+
+#[test]
+fn who_sends_data_ahead_hears_when_it_is_there() {
+    let bench = Bench::new(&[20]);
+    bench.world.eager.store(false, Ordering::SeqCst);
+    let (a, too_large) = (array(&[4]), array(&[6]));
+    let whole = |a: &Array| operand(a, Region::whole(a.shape()), Access::Input);
+    let (sent, received) = mpsc::channel();
+    let prefetch = |a: &Array, name| {
+        let sent = sent.clone();
+        let arrived = Box::new(move || sent.send(name).unwrap());
+        bench.store.prefetch(&whole(a), gpu(0), arrived)
+    };
+    assert_eq!(prefetch(&a, "copied"), 16);
+    assert!(received.try_recv().is_err(), "it is under way");
+    assert_eq!(prefetch(&a, "on its way already"), 0);
+    assert_eq!(prefetch(&too_large, "no room"), 0);
+    assert_eq!(received.try_recv(), Ok("on its way already"));
+    assert_eq!(received.try_recv(), Ok("no room"));
+    while bench.world.step(0) {}
+    assert_eq!(received.try_recv(), Ok("copied"));
     bench.check_empty();
 }
 

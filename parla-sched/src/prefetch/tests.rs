@@ -52,17 +52,57 @@ fn id(number: u64) -> TaskId {
 }
 
 /// What `take` finds, as numbers of arrays and devices.
-fn taken(found: Vec<(Operand, DeviceId)>, arrays: &[Array]) -> Vec<(usize, u32)> {
+fn taken(found: Vec<Sent>, arrays: &[Array]) -> Vec<(usize, u32)> {
     let number = |operand: &Operand| {
         let same = |array: &Array| array.id() == operand.array.id();
         arrays.iter().position(same).expect("one of the arrays")
     };
     let found = found.iter();
-    found.map(|(o, device)| (number(o), device.0)).collect()
+    found
+        .map(|sent| (number(&sent.operand), sent.device.0))
+        .collect()
 }
 
 fn nowhere(_: TaskId, _: &[(DeviceId, usize)]) -> Option<DeviceId> {
     None
+}
+
+fn at_once(_: &Operand, _: DeviceId) -> u64 {
+    0
+}
+
+#[test]
+fn few_large_inputs_are_under_way_to_a_device_at_once() {
+    let arrays: Vec<_> = (0..8).map(|_| array(4)).collect();
+    let mut prefetch = Prefetch::default();
+    for task in 0..4 {
+        let two = [&arrays[2 * task], &arrays[2 * task + 1]];
+        let operands = two.map(|of| uses(of, Access::Input));
+        prefetch.spawned(id(task as u64), &placing(&[1], operands.into()));
+    }
+    let slowly = |_: &Operand, _| SOON_NS;
+    assert_eq!(
+        taken(prefetch.take(nowhere, slowly), &arrays),
+        [(0, 1), (1, 1)],
+        "a copy that is needed now waits for two others, not for eight"
+    );
+    assert!(!prefetch.has_any());
+    prefetch.arrived(DeviceId(1), SOON_NS);
+    assert!(prefetch.has_any());
+    // The task that is ready brings its own; what is behind it goes on.
+    prefetch.ready(id(1));
+    assert_eq!(taken(prefetch.take(nowhere, slowly), &arrays), [(4, 1)]);
+    prefetch.arrived(DeviceId(1), SOON_NS);
+    prefetch.arrived(DeviceId(1), SOON_NS);
+    // Small ones go together.
+    let quickly = |_: &Operand, _| SOON_NS / 2;
+    assert_eq!(
+        taken(prefetch.take(nowhere, quickly), &arrays),
+        [(5, 1), (6, 1)]
+    );
+    prefetch.arrived(DeviceId(1), SOON_NS / 2);
+    assert_eq!(taken(prefetch.take(nowhere, at_once), &arrays), [(7, 1)]);
+    assert!(!prefetch.has_any());
 }
 
 #[test]
@@ -77,10 +117,10 @@ fn inputs_of_all_devices_travel_in_the_order_of_the_tasks_that_need_them() {
         );
     }
     assert!(prefetch.has_any());
-    let found = taken(prefetch.take(nowhere), &arrays);
+    let found = taken(prefetch.take(nowhere, at_once), &arrays);
     let order = [2, 1, 1, 2, 1, 2, 1, 2];
     assert_eq!(found, (0..8).map(|k| (k, order[k])).collect::<Vec<_>>());
-    assert!(!prefetch.has_any() && prefetch.take(nowhere).is_empty());
+    assert!(!prefetch.has_any() && prefetch.take(nowhere, at_once).is_empty());
 }
 
 #[test]
@@ -97,9 +137,9 @@ fn an_input_travels_as_soon_as_its_own_writer_has_ended_whoever_else_is_awaited(
     assert!(!prefetch.has_any());
     prefetch.ended(id(2));
     assert!(prefetch.has_any());
-    assert_eq!(taken(prefetch.take(nowhere), &arrays), [(1, 1)]);
+    assert_eq!(taken(prefetch.take(nowhere, at_once), &arrays), [(1, 1)]);
     prefetch.ended(id(1));
-    assert_eq!(taken(prefetch.take(nowhere), &arrays), [(0, 1)]);
+    assert_eq!(taken(prefetch.take(nowhere, at_once), &arrays), [(0, 1)]);
 }
 
 #[test]
@@ -111,15 +151,18 @@ fn few_tasks_are_foreseen_at_once_and_the_next_when_one_is_ready() {
         prefetch.spawned(id(k as u64), &placing(&[1, 2], operands));
     }
     let alternately = |task: TaskId, _: &[_]| Some(DeviceId(1 + task.as_u64() as u32 % 2));
-    let found = taken(prefetch.take(alternately), &arrays);
+    let found = taken(prefetch.take(alternately, at_once), &arrays);
     assert_eq!(found, [(0, 1), (1, 2), (2, 1), (3, 2)]);
     assert!(!prefetch.has_any());
     prefetch.ready(id(0));
     assert!(prefetch.has_any());
-    assert_eq!(taken(prefetch.take(alternately), &arrays), [(4, 1)]);
+    assert_eq!(
+        taken(prefetch.take(alternately, at_once), &arrays),
+        [(4, 1)]
+    );
     // It is not foreseen once more, and no longer in the way, when it has been cancelled.
     prefetch.ended(id(1));
-    assert_eq!(taken(prefetch.take(nowhere), &arrays), []);
+    assert_eq!(taken(prefetch.take(nowhere, at_once), &arrays), []);
     assert!(!prefetch.has_any());
 }
 
@@ -135,11 +178,11 @@ fn nothing_is_foreseen_before_an_input_can_travel() {
     assert!(!prefetch.has_any());
     assert!(
         prefetch
-            .take(|_, _| panic!("nothing can travel"))
+            .take(|_, _| panic!("nothing can travel"), at_once)
             .is_empty()
     );
     prefetch.ended(id(1));
-    let found = prefetch.take(|task, _| (task == id(2)).then_some(DeviceId(2)));
+    let found = prefetch.take(|task, _| (task == id(2)).then_some(DeviceId(2)), at_once);
     assert_eq!(taken(found, &arrays), [(0, 2)]);
 }
 
@@ -199,7 +242,10 @@ fn a_chain_with_a_choice_is_foreseen_on_the_devices_by_turns() {
     mapper.ready(id(0), &OnTheHost);
     let placed = mapper.assign(&OnTheHost).expect("a decision");
     assert_eq!(placed[0].devices[..], [DeviceId(1)]);
-    let found = prefetch.take(|task, coming| mapper.foresee(task, coming, &OnTheHost));
+    let found = prefetch.take(
+        |task, coming| mapper.foresee(task, coming, &OnTheHost),
+        at_once,
+    );
     assert_eq!(taken(found, &arrays), [(1, 2), (2, 1), (3, 2), (4, 1)]);
 }
 
@@ -232,6 +278,9 @@ fn nothing_is_copied_away_from_a_device_that_is_only_at_work() {
     prefetch.ready(id(0));
     mapper.ready(id(0), &OnTheSecond);
     mapper.assign(&OnTheSecond).expect("a decision");
-    let found = prefetch.take(|task, coming| mapper.foresee(task, coming, &OnTheSecond));
+    let found = prefetch.take(
+        |task, coming| mapper.foresee(task, coming, &OnTheSecond),
+        at_once,
+    );
     assert_eq!(taken(found, &shared), [(0, 2)]);
 }

@@ -20,12 +20,12 @@ mod whereabouts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
 use parla_core::{Claim, Combiner, DeviceId, MachineModel, TaskId};
-use parla_data::Store;
+use parla_data::{Operand, Store};
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 
@@ -33,7 +33,7 @@ use super::config::{DeviceStats, Placement, PlacingError};
 use super::shared::Shared;
 use super::{Executor, SpawnError};
 use crate::mapper::{Mapper, Placed, PolicyFault, World};
-use crate::prefetch::Prefetch;
+use crate::prefetch::{Prefetch, Sent};
 use crate::{Assigned, Placing};
 pub(super) use flight::Boarding;
 use flight::Flight;
@@ -71,6 +71,7 @@ enum News {
     Ended(TaskId, u64, bool),
     Held,
     Removed(TaskId),
+    Arrived(DeviceId, u64),
 }
 
 /// The world as the mapper's policy sees it.
@@ -242,6 +243,7 @@ impl Places {
                     prefetch.ended(id);
                     mapper.removed(id, &world);
                 }
+                News::Arrived(device, ns) => prefetch.arrived(device, ns),
             }
         }
         let mut round = Round::default();
@@ -372,16 +374,42 @@ impl<E: Executor> Shared<E> {
         while places.inputs_due.swap(false, Ordering::SeqCst) {
             let found = {
                 let Desk { mapper, prefetch } = &mut *places.desk.lock();
-                prefetch.take(|id, taken| mapper.foresee(id, taken, &Outlook(places)))
+                let world = Outlook(places);
+                let cost_ns = |operand: &Operand, device| {
+                    let operand = std::slice::from_ref(operand);
+                    places.store.missing_ns(operand, &[device])
+                };
+                prefetch.take(|id, taken| mapper.foresee(id, taken, &world), cost_ns)
             };
-            for (operand, device) in found {
-                places.store.prefetch(&operand, device);
+            for sent in found {
+                self.send_input(&sent);
             }
             // Who came meanwhile found the lock taken.
             if places.desk.has_news() {
                 self.work_through_news();
             }
         }
+    }
+
+    /// Sends one input on its way. Its arrival makes room for others.
+    fn send_input(&self, sent: &Sent) {
+        let (device, ns) = (sent.device, sent.ns);
+        let shared = Arc::downgrade(&self.arc());
+        let sending = Arc::new(AtomicBool::new(true));
+        let still_sending = Arc::clone(&sending);
+        let arrived = move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.post(News::Arrived(device, ns));
+                // Who sends looks at the news afterwards, and must not be called from here: there may be no end to it.
+                fence(Ordering::SeqCst); // pairs with that of `has_news`, which comes after the sending
+                if !still_sending.load(Ordering::Relaxed) {
+                    shared.work_through();
+                }
+            }
+        };
+        let store = &self.places().store;
+        store.prefetch(&sent.operand, device, Box::new(arrived));
+        sending.store(false, Ordering::Relaxed);
     }
 }
 

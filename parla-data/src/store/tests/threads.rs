@@ -51,12 +51,12 @@ fn play(store: &Arc<Store>, shared: &[Array], seed: u64, n_steps: u32) -> usize 
         let theirs = operand(theirs, line(half, half + N / 2), Access::Input);
         match dice.roll(8) {
             0 => {
-                store.prefetch(&theirs, device);
+                store.prefetch(&theirs, device, Box::new(|| ()));
                 continue;
             }
             // An array goes, perhaps with copies of it under way.
             1 => {
-                store.prefetch(&mine, device);
+                store.prefetch(&mine, device, Box::new(|| ()));
                 own[at] = (array(&[N]), None);
                 continue;
             }

@@ -369,3 +369,33 @@ fn the_host_takes_part() {
         assert_eq!(seen.load(Ordering::SeqCst), 1);
     });
 }
+
+/// More inputs than may be under way at once: each that arrives lets another go, though nothing else happens.
+#[test]
+fn all_inputs_of_the_next_tasks_travel_while_they_wait() {
+    limited(|| {
+        let mut sim = SimOptions {
+            timed: false,
+            ..SimOptions::new(1)
+        };
+        sim.links.host.latency_ns = 1_000_000;
+        let world = World::with(1, sim, "eager");
+        let inputs: Vec<Numbers> = (0..12).map(|_| Numbers::new(10)).collect();
+        let (open, gate) = channel::<()>();
+        let gate = Mutex::new(gate);
+        let first = spawn(&world.rt, Task::default(), move |_| {
+            gate.lock().recv().expect("it is opened");
+        });
+        for three in inputs.chunks(3) {
+            let operands = three.iter().map(|n| n.operand(0..10, Access::InOut));
+            world.add(&[first], world.placing(&[0], operands.collect()), 1);
+        }
+        while world.store.stats().memories[1].n_copies < 12 {
+            std::thread::yield_now();
+        }
+        open.send(()).expect("it waits");
+        world.finish();
+        assert_eq!(world.store.stats().memories[1].n_copies, 12);
+        assert_eq!(inputs[3].values(), vec![1; 10]);
+    });
+}
