@@ -10,6 +10,7 @@ from machine import configured
 numpy = pytest.importorskip("numpy")
 
 from parla import Parla, TaskSpace, spawn  # noqa: E402 - NumPy may be absent
+from parla.context import get_current_context  # noqa: E402
 from parla.devices import cpu, gpu  # noqa: E402
 from parla.parray import asarray  # noqa: E402
 from placed_arrays import memories  # noqa: E402
@@ -34,15 +35,42 @@ def _covered(p, shape):
     return mask
 
 
-def _run_random_program(seed):
+class _Places:
+    """By memory: which elements are newest there, and the bytes that had to be brought there."""
+
+    def __init__(self, shape, itemsize):
+        self.has = {"host": numpy.ones(shape, bool)}
+        self.least = {"host": 0}
+        self.itemsize = itemsize
+
+    def _of(self, memory):
+        return self.has.setdefault(memory, numpy.zeros_like(self.has["host"]))
+
+    def fetch(self, memory, box):
+        missing = box & ~self._of(memory)
+        self.least[memory] = self.least.get(memory, 0) + int(missing.sum()) * self.itemsize
+        self.has[memory] |= box
+
+    def write(self, memory, box):
+        for has in self.has.values():
+            has &= ~box
+        self.has[memory] = self._of(memory) | box
+
+
+def _moved(memory):
+    return sum(n for source, n in memory["bytes_from"].items() if source != memory["name"])
+
+
+def _run_random_program(seed, disturbed=True):
     rng = random.Random(seed)
     shape = rng.choice([(40,), (9, 11), (5, 6, 7)])
     a = numpy.arange(numpy.prod(shape), dtype="f8").reshape(shape)
     a = rng.choice([lambda x: x, numpy.asfortranarray, lambda x: x[::-1].copy()[::-1]])(a)
     wanted = a.copy()
     p = asarray(a, name=f"program {seed}")
-    before = []
-    with Parla(workers=3) as rt:
+    before, tasks, uses = [], [], []
+    # The other policy copies ahead for tasks that it then may place elsewhere.
+    with Parla(workers=3, policy=None if disturbed else "eager") as rt:
         T = TaskSpace()
         for i in range(rng.randrange(5, 30)):
             source, target = _random_slices(rng, shape), _random_slices(rng, shape)
@@ -65,6 +93,7 @@ def _run_random_program(seed):
             operands = {"output" if kind == "output" else "inout": [p[target]]}
             if kind == "sum":
                 operands["input"] = [p[source]]
+            uses.append([(name, _covered(x, shape), x.__parla_operand__()[2]) for name, (x,) in operands.items()])
 
             @spawn(T[i], deps, placement=where, **operands)
             def body():
@@ -76,13 +105,30 @@ def _run_random_program(seed):
                     p[target] = c
                 else:
                     p[target] += p[source].array.sum() * 0.01
+                return get_current_context().device
 
-            if rng.random() < 0.2:
+            tasks.append(body)
+            if disturbed and rng.random() < 0.2:
                 T.wait(20)
                 rng.choice([p.evict_all, lambda: p.evict(gpu(0)), lambda: p[source].sum(), lambda: p.array])()
         T.wait(20)
-        if rng.random() < 0.5:
+        if disturbed and rng.random() < 0.5:
             assert numpy.allclose(p, wanted)
+    if not disturbed:
+        places = _Places(shape, a.itemsize)
+        for task, operands in zip(tasks, uses, strict=True):
+            device = task.result()
+            memory = "host" if device.architecture is cpu else f"gpu:{device.index}"
+            for name, box, exact in operands:
+                if name != "output" or not exact:
+                    places.fetch(memory, box)
+            for name, box, _ in operands:
+                if name != "input":
+                    places.write(memory, box)
+        places.fetch("host", numpy.ones(shape, bool))
+        assert {name: _moved(memory) for name, memory in memories(rt).items() if _moved(memory)} == {
+            name: least for name, least in places.least.items() if least
+        }, f"seed {seed}"
     assert rt.stats()["failed"] == 0
     assert numpy.allclose(a, wanted), f"seed {seed}"
     for memory in rt.stats()["memories"][1:]:
@@ -94,6 +140,13 @@ def test_random_programs_with_overlapping_slices(n_gpus):
     with configured(PARLA_SIM_GPUS=str(n_gpus)):
         for seed in range(30):
             _run_random_program(1000 * n_gpus + seed)
+
+
+@pytest.mark.parametrize("n_gpus", [1, 2, 3, 4])
+def test_no_byte_moves_that_need_not(n_gpus):
+    with configured(PARLA_SIM_GPUS=str(n_gpus)):
+        for seed in range(30):
+            _run_random_program(1000 * n_gpus + seed, disturbed=False)
 
 
 @pytest.mark.parametrize("n_gpus", range(1, 9))

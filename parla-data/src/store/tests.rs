@@ -11,6 +11,7 @@ use super::*;
 use crate::Home;
 
 mod eviction;
+mod failures;
 mod fake;
 mod model;
 mod programs;
@@ -234,6 +235,8 @@ fn a_task_that_never_began_changes_nothing() {
     let a = array(&[4]);
     let operands = [operand(&a, line(0, 4), Access::Output)];
     bench.staged(&operands, &[gpu(0)]).end(Ended::NotBegun);
+    let failed = Ended::Badly("before its body".to_owned());
+    bench.staged(&operands, &[gpu(0)]).end(failed);
     drop(bench.staged(&operands, &[gpu(0)]));
     bench.store.to_host(&a, &line(0, 4), false).unwrap();
     assert_eq!(home_of(&a, &line(0, 4)), [0, 1, 2, 3]);
@@ -316,6 +319,16 @@ fn overlapping_operands_of_a_task_share_their_bytes() {
     assert_eq!(look(&staged, &operands)[1], [9, 9, 4, 5]);
     staged.end(Ended::Well(Vec::new()));
     assert_eq!(a.bytes_allocated(memory(0)), 24);
+    bench.check_empty();
+}
+
+#[test]
+fn a_copy_that_holds_nothing_and_lies_inside_another_is_given_back_at_once() {
+    let bench = Bench::new(&[1000]);
+    let a = array(&[4]);
+    bench.run(&[operand(&a, line(0, 2), Access::InOut)], gpu(0), 1);
+    bench.run(&[operand(&a, line(0, 4), Access::InOut)], gpu(0), 2);
+    assert_eq!(a.bytes_allocated(memory(0)), 16);
     bench.check_empty();
 }
 

@@ -1,0 +1,83 @@
+//! What fails or goes away while copies are under way, and what that must not touch.
+
+use parla_device::Device;
+
+use super::*;
+
+/// Streams that move only when the test says so, on one GPU that runs its work in order of streams.
+fn slow() -> Bench {
+    let bench = Bench::new(&[1000, 1000]);
+    bench.world.eager.store(false, Ordering::SeqCst);
+    bench.gpus.0[0].stream_ordered.store(true, Ordering::SeqCst);
+    bench
+}
+
+#[test]
+fn what_is_written_on_a_lost_device_is_valid_nowhere() {
+    for before_it_begins in [true, false] {
+        let bench = Bench::new(&[1000, 1000]);
+        let a = array(&[4]);
+        let written = [operand(&a, line(0, 2), Access::InOut)];
+        let mut staged = bench.staged(&written, &[gpu(0)]);
+        let lose = || {
+            bench.gpus.0[0].lost.store(true, Ordering::SeqCst);
+            // Somebody notices.
+            bench.run(&[operand(&a, line(2, 4), Access::Input)], gpu(1), 0);
+        };
+        if before_it_begins {
+            lose();
+        }
+        staged.begin();
+        if !before_it_begins {
+            lose();
+        }
+        staged.end(Ended::Well(Vec::new()));
+        // The home has what was there before.
+        let error = bench.store.to_host(&a, &line(0, 4), false).unwrap_err();
+        let because = "it was written on a device that was lost";
+        assert_eq!(
+            error.to_string(),
+            format!("A[0:2] has no valid contents: {because}")
+        );
+        bench.store.to_host(&a, &line(2, 4), false).unwrap();
+        bench.check_empty();
+    }
+}
+
+#[test]
+fn a_copy_that_fails_spoils_nothing_that_was_written_after_it() {
+    let bench = slow();
+    let a = array(&[4]);
+    let whole = |access| operand(&a, line(0, 4), access);
+    assert_eq!(bench.store.prefetch(&whole(Access::Input), gpu(0)), 16);
+    let mut staged = bench.staged(&[whole(Access::Output)], &[gpu(0)]);
+    staged.begin();
+    let stream = bench.gpus.0[0].stream().unwrap();
+    for (_, event) in staged.events() {
+        stream.wait(event).unwrap();
+    }
+    let place = staged.places()[0].clone();
+    let kernel = Box::new(move || fill(&place, &[4], 7));
+    stream.launch(kernel, 0).unwrap();
+    staged.end(Ended::Well(vec![stream.record().unwrap()]));
+    bench.world.copies_left.store(1, Ordering::SeqCst);
+    bench.world.run_all();
+    bench.world.eager.store(true, Ordering::SeqCst);
+    bench.store.to_host(&a, &line(0, 4), false).unwrap();
+    assert_eq!(home_of(&a, &line(0, 4)), [7; 4]);
+    bench.check_empty();
+}
+
+#[test]
+fn memory_of_an_array_that_is_gone_is_given_back_when_its_copies_have_ended() {
+    let bench = slow();
+    let a = array(&[4]);
+    let used = || bench.store.stats().memories[1].used;
+    let wanted = operand(&a, line(0, 4), Access::Input);
+    assert_eq!(bench.store.prefetch(&wanted, gpu(0)), 16);
+    drop((a, wanted));
+    assert_eq!((used(), bench.gpus.0[0].memory_used()), (16, 16));
+    bench.world.run_all();
+    assert_eq!((used(), bench.gpus.0[0].memory_used()), (0, 0));
+    bench.check_empty();
+}
