@@ -19,6 +19,8 @@ pub enum TraceEvent {
     Draining,
     /// A worker goes on with its body.
     Resumed,
+    /// Its body learnt that other tasks have ended, without being suspended for it; no tasks: a thread outside of bodies learnt that it has.
+    Waited,
     /// It ended without error.
     Done,
     /// Its body raised an error.
@@ -39,6 +41,7 @@ impl TraceEvent {
             Self::Suspended => "suspended",
             Self::Draining => "draining",
             Self::Resumed => "resumed",
+            Self::Waited => "waited",
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -78,11 +81,11 @@ pub struct TraceRecord {
     pub time_ns: u64,
     /// On which worker; `None` for a thread that is no worker.
     pub worker: Option<u32>,
-    /// For [`TraceEvent::Spawned`]: the dependencies; for [`TraceEvent::Suspended`]: the awaited tasks.
+    /// For [`TraceEvent::Spawned`]: the dependencies; for [`TraceEvent::Suspended`] and [`TraceEvent::Waited`]: the awaited tasks.
     pub tasks: Vec<TaskId>,
     /// For [`TraceEvent::Spawned`]: the task whose body spawned it, if one did.
     pub parent: Option<TaskId>,
-    /// For [`TraceEvent::Running`] and [`TraceEvent::Resumed`] of tasks that a policy placed: the arrays it uses from here on.
+    /// For [`TraceEvent::Running`] and [`TraceEvent::Resumed`]: the arrays it uses from here on.
     pub uses: Vec<TraceUse>,
     /// For [`TraceEvent::Placed`]: the chosen devices.
     pub devices: Vec<DeviceId>,

@@ -1,5 +1,7 @@
 //! `Array`: a NumPy array whose contents may be on devices; the native half of `parla.parray.PArray`.
 
+mod refused;
+
 use std::sync::Arc;
 
 use parla_core::Region;
@@ -32,6 +34,8 @@ pub(crate) struct Array {
     data: parla_data::Array,
     /// The NumPy array; the home's block has the other share.
     buffer: Arc<Kept>,
+    /// It was made in the body of a task, which may use it without naming it.
+    made_in_task: bool,
     _last: DrainLast,
 }
 
@@ -112,7 +116,8 @@ impl Array {
         write: bool,
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let Some((index, operand, place)) = current.find(&self.data, region, write) else {
-            if current.is_on_host() {
+            // Where nothing has to be brought it works, by luck.
+            if current.is_on_host() && !self.must_be_named(&current.task) {
                 self.bring_home(py, region, write)?;
                 return Ok(None);
             }
@@ -156,58 +161,22 @@ impl Array {
             .into_pyobject(py)
             .map(Some)
     }
-
-    fn no_operand(&self, py: Python<'_>, current: &Current, region: &Region) -> PyErr {
-        let used: Vec<_> = current
-            .operands()
-            .iter()
-            .filter(|operand| operand.array.id() == self.data.id())
-            .map(|operand| operand.region.to_string())
-            .collect();
-        let has = if used.is_empty() {
-            "does not name it in its input, output or inout".to_owned()
-        } else {
-            format!("named only {} of it", used.join(" and "))
-        };
-        errors::parla_error(
-            py,
-            format!(
-                "{} runs on {} and uses {}{region}, but {has}: what a task uses there must be among its operands",
-                current.task.get().describe(py),
-                current.device_names(py),
-                self.data.name(),
-            ),
-        )
-    }
-
-    fn no_data(&self, py: Python<'_>, current: &Current) -> PyErr {
-        errors::parla_error(
-            py,
-            format!(
-                "{} has no longer {} on {}: it could not be brought there again after a wait",
-                current.task.get().describe(py),
-                self.data.name(),
-                current.device_names(py),
-            ),
-        )
-    }
-
-    fn only_input(&self, py: Python<'_>, current: &Current, region: &Region) -> PyErr {
-        errors::parla_error(
-            py,
-            format!(
-                "{} writes {}{region}, which it has as an input only: name it in output or inout",
-                current.task.get().describe(py),
-                self.data.name(),
-            ),
-        )
-    }
 }
 
 /// The address of `region`'s first element, where `place` has the first element of `operand`, which contains it.
 fn address_within(place: &Place, operand: &Region, region: &Region) -> usize {
-    let mut address = place.block.address() + place.offset;
-    for ((inner, outer), &stride) in region.ranges().zip(operand.ranges()).zip(&place.strides) {
+    let first = place.block.address() + place.offset;
+    address_of(first, &place.strides, operand, region)
+}
+
+/// The address of `inner`'s first element in memory where that of `outer`, which contains it, is at `address`.
+pub(crate) fn address_of(
+    mut address: usize,
+    strides: &[isize],
+    outer: &Region,
+    inner: &Region,
+) -> usize {
+    for ((inner, outer), &stride) in inner.ranges().zip(outer.ranges()).zip(strides) {
         let steps = (inner.start - outer.start).cast_signed();
         address = address.wrapping_add_signed(steps.wrapping_mul(stride));
     }
@@ -248,6 +217,7 @@ impl Array {
         Ok(Self {
             data: parla_data::Array::new(name, &layout.shape, layout.item, home),
             buffer: keep,
+            made_in_task: runtime::runs_a_task(),
             _last: DrainLast,
         })
     }
@@ -334,7 +304,10 @@ impl Array {
         }
         match assignment::current(py) {
             Some(current) => self.in_task(py, &current, &region, write),
-            None => self.bring_home(py, &region, write).map(|()| None),
+            None => {
+                self.check_undeclared(py, &region)?;
+                self.bring_home(py, &region, write).map(|()| None)
+            }
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Uses {
     pub(crate) value: Option<Py<PyAny>>,
     /// What Python functions raised that it launched on its streams.
     pub(crate) kernel_errors: Option<KernelErrors>,
+    /// Who sees to it that its inputs stay as they are (`parla._inputs.Watch`); `None`: nobody, or not yet.
+    pub(crate) watch: Option<Py<PyAny>>,
 }
 
 impl Uses {
@@ -41,6 +43,7 @@ impl Uses {
             begun: false,
             value: None,
             kernel_errors: None,
+            watch: None,
         }
     }
 }

@@ -78,6 +78,37 @@ impl Awaiter {
             }
         })
     }
+
+    /// The value; raises the (first) exception. All targets must have ended.
+    fn value<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let mut value = py.None().into_bound(py);
+        let mut failed = None;
+        for (index, (task, completed)) in self.tasks(py).enumerate() {
+            match task {
+                Some(task) => match Task::value(&task) {
+                    Ok(one) if self.single => value = one,
+                    Ok(_) => {}
+                    Err(error) => failed = failed.or(Some(error)), // and the others have been looked at, too
+                },
+                None if completed => {}
+                None => {
+                    let name = self.targets[index].bind(py).str()?;
+                    failed = failed.or(Some(errors::task_cancelled(
+                        py,
+                        format!("{name} was never spawned"),
+                    )));
+                }
+            }
+        }
+        failed.map_or(Ok(value), Err)
+    }
+
+    /// Records that who awaits has learnt of the end of it.
+    fn trace(&self, py: Python<'_>) {
+        for task in self.tasks(py).filter_map(|(task, _)| task) {
+            runtime::trace_waited(task.get(), false);
+        }
+    }
 }
 
 #[pymethods]
@@ -119,28 +150,10 @@ impl Awaiter {
             .all(|(task, completed)| task.map_or(completed, |task| task.get().is_done()))
     }
 
-    /// The value; raises the (first) exception. All targets must have ended.
+    /// The value, for who waited in a way of his own; raises the (first) exception. All targets must have ended.
     fn _value<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let mut value = py.None().into_bound(py);
-        let mut failed = None;
-        for (index, (task, completed)) in self.tasks(py).enumerate() {
-            match task {
-                Some(task) => match Task::value(&task) {
-                    Ok(one) if self.single => value = one,
-                    Ok(_) => {}
-                    Err(error) => failed = failed.or(Some(error)), // and the others have been looked at, too
-                },
-                None if completed => {}
-                None => {
-                    let name = self.targets[index].bind(py).str()?;
-                    failed = failed.or(Some(errors::task_cancelled(
-                        py,
-                        format!("{name} was never spawned"),
-                    )));
-                }
-            }
-        }
-        failed.map_or(Ok(value), Err)
+        self.trace(py);
+        self.value(py)
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
@@ -155,13 +168,17 @@ impl Awaiter {
         let this = slf.get();
         let py = slf.py();
         // Whoever was awaited may have changed the arrays of this task: these are brought anew while it is suspended, so it always is.
-        if !this.gave_way.swap(true, Ordering::Relaxed) && runtime::runs_a_task_with_arrays() {
+        let was_suspended = this.gave_way.swap(true, Ordering::Relaxed);
+        if !was_suspended && runtime::runs_a_task_with_arrays() {
             return Ok(slf.clone());
         }
         let cancelled =
             |(task, completed): (Option<Bound<'_, Task>>, bool)| task.is_none() && !completed;
         if this._ended(py) || (runtime_has_ended_them(this, py) && this.tasks(py).any(cancelled)) {
-            let value = this._value(py).map_err(|error| not_a_value(py, error))?;
+            if !was_suspended {
+                this.trace(py);
+            }
+            let value = this.value(py).map_err(|error| not_a_value(py, error))?;
             return Err(PyStopIteration::new_err((value.unbind(),)));
         }
         Ok(slf.clone())

@@ -109,6 +109,13 @@ fn out_of_memory(py: Python<'_>, text: &str, requested: u64, free: u64, total: u
     error
 }
 
+/// Whether a check found that a body has changed an input.
+pub(crate) fn is_input_error(error: &PyErr, py: Python<'_>) -> bool {
+    static CELL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = CELL.import(py, "parla.errors", "InputError");
+    class.is_ok_and(|class| error.get_type(py).is(class))
+}
+
 /// Adds a note to an exception (PEP 678; by hand before Python 3.11). An exception that takes none stays without.
 pub(crate) fn add_note(exception: &Bound<'_, PyBaseException>, note: &str) {
     let added = if exception.hasattr("add_note").unwrap_or(false) {

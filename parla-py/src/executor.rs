@@ -2,6 +2,7 @@
 
 mod books;
 mod environment;
+mod inputs;
 mod using;
 
 use std::collections::HashMap;
@@ -47,6 +48,8 @@ pub(crate) struct PyExecutor {
     pub(crate) environments: Option<Py<PyAny>>,
     /// When dependents of tasks that do not say go on.
     pub(crate) runahead: Runahead,
+    /// Whether what bodies do to their inputs is checked.
+    pub(crate) check: bool,
 }
 
 /// What others may know of a worker thread.

@@ -194,6 +194,8 @@ import!(/// `parla.environments._enter`: enters the environment of the running t
     enter_environment = "parla.environments", "_enter");
 import!(/// `parla.environments._leave`: leaves it.
     leave_environment = "parla.environments", "_leave");
+import!(/// `parla._inputs.Watch`: sees to it that a body leaves its inputs as they are.
+    input_watch = "parla._inputs", "Watch");
 import!(/// `numbers.Number`.
     number = "numbers", "Number");
 import!(/// `collections.abc.Iterable`.

@@ -27,10 +27,10 @@ use this_thread::{OPEN, OPENED};
 pub(crate) use this_thread::{
     add_released, current, current_task, detached, enter_cancelled, enter_task, is_any_open,
     note_spawned, of_this_thread, runs_a_placed_task, runs_a_task, runs_a_task_with_arrays,
-    spawn_in, store_of_this_thread, take_released,
+    spawn_in, store_of_this_thread, take_released, trace_waited,
 };
 use waiting::{check_not_forked, now, wait_unless_stalled};
-pub(crate) use waiting::{on_this_thread_detached, renew_arrays, wait_for};
+pub(crate) use waiting::{leave_inputs, on_this_thread_detached, renew_arrays, wait_for};
 
 /// The scheduler's runtime with Python's executor.
 pub(crate) type Rt = parla_sched::Runtime<PyExecutor>;
@@ -54,9 +54,9 @@ pub(crate) struct Runtime {
 impl Runtime {
     /// Starts the workers. With several CPU devices, `memory` (bytes) is that of all of them, and each has its own worker. `policy` (name:option=value)
     /// places tasks that may run on several devices or use arrays, `depth` of them ahead of those that run on a device. `environments` is for
-    /// `parla.environments`.
+    /// `parla.environments`. `check`: bodies that change their inputs fail.
     #[new]
-    #[pyo3(signature = (workers, memory, *, devices = 1, trace = false, policy = "locality", depth = 2, environments = None, runahead = None))]
+    #[pyo3(signature = (workers, memory, *, devices = 1, trace = false, policy = "locality", depth = 2, environments = None, runahead = None, check = false))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -68,6 +68,7 @@ impl Runtime {
         depth: usize,
         environments: Option<Py<PyAny>>,
         runahead: Option<&Bound<'_, PyAny>>,
+        check: bool,
     ) -> PyResult<Self> {
         gil::init(py);
         let runahead = runahead.map(spawn::parse_runahead).transpose()?;
@@ -90,7 +91,7 @@ impl Runtime {
         let rt = py
             .detach(|| {
                 Rt::new(
-                    PyExecutor::new(trace, store, environments, runahead),
+                    PyExecutor::new(trace, store, environments, runahead, check),
                     options,
                 )
             })
@@ -265,7 +266,7 @@ impl Runtime {
                     dict.set_item("memory", record.claim.memory)?;
                     dict.set_item("location", location)?;
                 }
-                TraceEvent::Suspended => dict.set_item("on", ids)?,
+                TraceEvent::Suspended | TraceEvent::Waited => dict.set_item("on", ids)?,
                 TraceEvent::Placed => {
                     let name = |device: &DeviceId| devices.get(device.0 as usize).map(|d| &d.name);
                     let names: Vec<_> = record.devices.iter().filter_map(name).collect();

@@ -259,7 +259,9 @@ impl Task {
     pub(crate) fn wait_end(slf: &Bound<'_, Self>, timeout: Option<Duration>) -> PyResult<()> {
         let this = slf.get();
         let py = slf.py();
-        let waited = if this.is_done() {
+        runtime::leave_inputs(py);
+        let was_done = this.is_done();
+        let waited = if was_done {
             Ok(true)
         } else {
             runtime::wait_for(py, &this.rt, this.id(), timeout)
@@ -271,6 +273,7 @@ impl Task {
             Ok(())
         };
         if waited? {
+            runtime::trace_waited(this, !was_done);
             return renewed;
         }
         let seconds = timeout.unwrap_or_default().as_secs_f64();
@@ -358,6 +361,9 @@ impl Task {
             S::Running | S::Done | S::Failed => "running",
             S::Cancelled => "cancelled",
         });
+        if matches!(name, "done" | "failed" | "cancelled") {
+            runtime::trace_waited(self, false);
+        }
         TaskState { name }
     }
 
@@ -453,7 +459,11 @@ impl Task {
 
     /// Whether the task has ended, well or not.
     fn done(&self) -> bool {
-        self.is_done()
+        let done = self.is_done();
+        if done {
+            runtime::trace_waited(self, false);
+        }
+        done
     }
 
     fn __await__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from cuda_driver import driver  # noqa: F401
 from machine import no_gpus, two_gpus, two_small_gpus  # noqa: F401
 from parla import Parla, TaskSpace, spawn
 from parla.errors import DeadlockError
+from parla.races import find_races
 from support import WORKER_COUNTS, leaves
 from trace_checker import check_trace
 
@@ -48,8 +50,9 @@ def workers(request: pytest.FixtureRequest) -> int:
 class CheckedRuntime:
     """`with Parla(...)`, whose trace is checked by an independent checker however the block ends."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, may_race: bool = False, **options: object) -> None:
         self._parla = Parla(trace=True, **options)
+        self._may_race = may_race
 
     def __enter__(self):
         self._rt = self._parla.__enter__()
@@ -65,13 +68,15 @@ class CheckedRuntime:
             raise
         finally:
             violations = check_trace(self._rt.trace, abandoned=abandoned)
+            if not self._may_race:
+                violations += map(str, find_races(self._rt.trace))
             assert not violations, "\n".join(violations[:20])
 
 
 @pytest.fixture
-def traced_parla():
-    """Use as `with traced_parla(workers=n) as rt:` in place of `Parla`."""
-    return CheckedRuntime
+def traced_parla(request: pytest.FixtureRequest):
+    """Use as `with traced_parla(workers=n) as rt:` in place of `Parla`. Tasks must not race, but where the test is marked so."""
+    return functools.partial(CheckedRuntime, may_race=request.node.get_closest_marker("races") is not None)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run an example in its own interpreter, with a time limit."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PARLA_")}
+    environment["PARLA_CHECK"] = "1"  # the examples are to be right
     environment.pop("PYTHONUNBUFFERED", None)  # then `print` writes text and newline apart, and threads mix them
     if workers is not None:
         environment["PARLA_NUM_THREADS"] = str(workers)

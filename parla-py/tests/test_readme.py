@@ -23,6 +23,7 @@ COMMANDS = re.findall(r"^\$ (PARLA_\S.*?) python program\.py", README.read_text(
 def output_of(source: str, **variables: str) -> list[str]:
     """What a program that must succeed prints, without other settings of Parla."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PARLA_")}
+    environment["PARLA_CHECK"] = "1"
     environment.pop("PYTHONUNBUFFERED", None)  # then `print` writes text and newline apart, and threads mix them
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "/dev/stdin"],

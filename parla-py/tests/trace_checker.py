@@ -83,6 +83,10 @@ def _check_sequences(records: list[Record], stories: dict[int, TaskStory], viola
     for record in records:
         event, task, time = record["event"], record["task"], record["time"]
         story = stories.setdefault(task, TaskStory(record["name"]))
+        if event == "waited":
+            if record["on"] and story.last not in STARTED:
+                violations.append(f"{story.name}: waited though its last event is {story.last}")
+            continue
         if event not in FOLLOWS:
             violations.append(f"{story.name}: unknown event {event!r}")
             continue

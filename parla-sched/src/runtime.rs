@@ -16,7 +16,7 @@ mod worker;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parla_core::{Cancelled, Completed, Diagnosis, TaskId, TaskState, TraceRecord};
+use parla_core::{Cancelled, Completed, Diagnosis, TaskId, TaskState, TraceEvent, TraceRecord};
 
 use parla_device::Event;
 
@@ -248,6 +248,11 @@ impl<E: Executor> Runtime<E> {
             .as_ref()
             .map(Trace::records)
             .unwrap_or_default()
+    }
+
+    /// Records that a thread outside of tasks has learnt of the end of a task.
+    pub fn trace_waited(&self, id: TaskId) {
+        self.shared.record(id, TraceEvent::Waited, None);
     }
 
     /// Checks the invariants of graph and ledger. Meaningful while nothing runs.

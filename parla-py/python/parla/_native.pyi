@@ -206,6 +206,7 @@ class Runtime:
         depth: int = 2,
         environments: Any = None,
         runahead: Any = None,
+        check: bool = False,
     ) -> Runtime: ...
     def open(self) -> None: ...
     def finish(

@@ -6,15 +6,22 @@ bad argument of ``spawn``, ``MemoryError`` for a full device) the class is both.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from parla.races import Race
+
 __all__ = [
     "DeadlockError",
     "DependencyFailed",
     "DeviceError",
     "DeviceOutOfMemory",
+    "InputError",
     "InvalidSchedulerAccessException",
     "ParlaError",
     "PlacementError",
     "PolicyError",
+    "RaceError",
     "SchedulerException",
     "SpawnError",
     "TaskAwaitTasks",
@@ -59,6 +66,19 @@ class DeviceOutOfMemory(DeviceError, MemoryError):
 
 class PolicyError(ParlaError):
     """A scheduling policy made an impossible decision."""
+
+
+class InputError(ParlaError):
+    """With ``Parla(check=True)``: a task changed an array that it names as ``input`` only; the message names both."""
+
+
+class RaceError(ParlaError):
+    """With ``Parla(check=True)``: tasks used the same elements, at least one of them writing, and nothing orders them."""
+
+    def __init__(self, message: str, races: tuple[Race, ...] = ()) -> None:
+        """An error about the races found, as text and as `parla.races.Race`."""
+        super().__init__(message)
+        self.races = races
 
 
 class VariantDefinitionError(ParlaError):

@@ -74,7 +74,10 @@ class Parla(metaclass=_ClassAsRuntime):
             from when the block is entered, also after its end.
         trace: True keeps a record of everything that happens (`trace`); a path also writes it there at the end, for Perfetto or Chrome.
             Default: ``PARLA_TRACE``.
-        check: also check the core's invariants at the end of the block.
+        check: look for mistakes in the use of arrays, which costs time and memory. At the end of the block tasks that use the same elements in no
+            order are a `RaceError` (`parla.races` says what makes an order); if something else has gone wrong, a note on that. A body that changes
+            an ``input``, past its read-only view, fails with an `InputError` (not seen in the memory of CUDA GPUs), and one that uses an
+            array from outside of it which it does not name fails also on CPUs. The core's own invariants are checked, too. Default: ``PARLA_CHECK``.
         sig_type: the signal that interrupts the block as Ctrl-C does.
 
     Raises:
@@ -93,7 +96,7 @@ class Parla(metaclass=_ClassAsRuntime):
         devices: Iterable[Architecture | Device] | Architecture | Device | None = None,
         dev_config_file: str | os.PathLike[str] | None = None,
         trace: bool | str | os.PathLike[str] | None = None,
-        check: bool = False,
+        check: bool | None = None,
         sig_type: int = signal.SIGINT,
     ) -> None:
         """Check the arguments; the workers start when the block is entered."""
@@ -115,7 +118,7 @@ class Parla(metaclass=_ClassAsRuntime):
         self._config_file = _file_option(dev_config_file)
         if self._config_file is None:
             check_environment()
-        self._check = bool(check)
+        self._check = _check_option(check)
         self._trace_path, self._tracing = _trace_option(trace)
         try:
             self._signal = signal.Signals(sig_type)
@@ -148,11 +151,12 @@ class Parla(metaclass=_ClassAsRuntime):
                 workers,
                 _cpu.memory_capacity(),
                 devices=len(_cpu.cpu.devices),
-                trace=self._tracing,
+                trace=self._tracing or self._check,
                 policy=self._policy,
                 depth=self._depth,
                 environments=self._environments,
                 runahead=self._runahead,
+                check=self._check,
             )
             self._handler = _raise_on(self._signal)
             self._native = native
@@ -196,13 +200,14 @@ class Parla(metaclass=_ClassAsRuntime):
             finally:
                 native.close()
                 self._last_stats = native.stats()
+        records = native.trace() if self._tracing or self._check else []
         if self._tracing:
-            self._last_trace = native.trace()
+            self._last_trace = records
             if self._trace_path is not None:
-                _trace.write(self._trace_path, self._last_trace)
-        if self._check:
-            native.validate()
-        _raise_failures(error, failed, deadlock, interrupt)
+                _trace.write(self._trace_path, records)
+        hurried = interrupt is not None or isinstance(error, KeyboardInterrupt)
+        mistakes = _mistakes(native, records) if self._check and not hurried else []
+        _raise_failures(error, failed, deadlock, interrupt, mistakes)
         return None
 
     def stats(self) -> dict[str, Any]:
@@ -219,6 +224,8 @@ class Parla(metaclass=_ClassAsRuntime):
     @property
     def trace(self) -> list[dict[str, Any]]:
         """Everything that happened, in order of time; empty without ``trace=``. `parla.trace` describes the records."""
+        if not self._tracing:
+            return []
         return self._native.trace() if self._native is not None and self._open else self._last_trace
 
     def why(self, task: Task | TaskID) -> str:
@@ -318,10 +325,36 @@ def _trace_option(trace: Any) -> tuple[Path | None, bool]:
     raise TypeError(f"trace: expected True, False or a file name, not {type(trace).__name__}")
 
 
+def _check_option(check: Any) -> bool:
+    if check is not None:
+        return bool(check)
+    variable = os.environ.get("PARLA_CHECK", "0")
+    if variable not in ("0", "1"):
+        raise ValueError(f"PARLA_CHECK={variable!r}: expected 0 or 1")
+    return variable == "1"
+
+
+def _mistakes(native: _native.Runtime, records: list[dict[str, Any]]) -> list[ParlaError]:
+    """What is wrong though no task failed for it: with the program, and with the runtime."""
+    from parla import races
+
+    found: list[ParlaError] = []
+    try:
+        native.validate()
+    except ParlaError as violated:
+        found.append(violated)
+    race = races.error_of(races.find_races(records))
+    return found if race is None else [*found, race]
+
+
 def _raise_failures(
-    error: BaseException | None, failed: list[Task], deadlock: BaseException | None, interrupt: BaseException | None
+    error: BaseException | None,
+    failed: list[Task],
+    deadlock: BaseException | None,
+    interrupt: BaseException | None,
+    mistakes: list[ParlaError],
 ) -> None:
-    """Raise what the block has to raise: the body's error (by returning), an interrupt, a task's error, or several."""
+    """Raise what the block has to raise: the body's error (by returning), an interrupt, a task's error, or several; else what a check found."""
     errors = [exception for task in failed if (exception := task.exception()) is not None]
     if deadlock is not None:
         errors = [e for e in errors if not isinstance(e, DeadlockError)]  # the same one, seen from inside a task
@@ -329,6 +362,7 @@ def _raise_failures(
     if error is not None:
         for other in errors:
             _note(error, f"besides, {_first_line(other)}")
+        _note_all(error, mistakes)
         return
     # What is meant to end the program leaves as it is.
     leaving = interrupt or next((e for e in errors if not isinstance(e, Exception)), None)
@@ -336,11 +370,20 @@ def _raise_failures(
         for other in errors:
             if other is not leaving:
                 _note(leaving, f"besides, {_first_line(other)}")
+        _note_all(leaving, mistakes)
         raise leaving
-    if len(errors) == 1:
-        raise errors[0]
+    if not errors and mistakes:
+        first, *mistakes = mistakes
+        errors.append(first)
     if errors:
-        raise _group(errors)
+        raised = errors[0] if len(errors) == 1 else _group(errors)
+        _note_all(raised, mistakes)
+        raise raised
+
+
+def _note_all(error: BaseException, mistakes: list[ParlaError]) -> None:
+    for mistake in mistakes:
+        _note(error, f"besides, {type(mistake).__name__}: {mistake}")
 
 
 def _group(errors: list[Any]) -> BaseException:
@@ -363,6 +406,8 @@ class ParlaErrorGroup(ParlaError):
 def _note(error: BaseException, note: str) -> None:
     if hasattr(error, "add_note"):
         error.add_note(note)
+    else:  # before Python 3.11
+        error.__notes__ = [*getattr(error, "__notes__", ()), note]
 
 
 def _first_line(error: BaseException) -> str:

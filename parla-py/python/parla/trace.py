@@ -1,13 +1,14 @@
 """What happened in a runtime: the records of ``rt.trace`` and files for Perfetto or chrome://tracing.
 
 A record is a dict with ``event`` ("spawned", "ready", "placed" (devices were chosen, data are on their way), "running", "suspended",
-"draining" (the body has returned, its devices are still at work), "resumed", "done", "failed", "cancelled"), ``task`` (a number), ``name``, ``time`` (seconds since the runtime started) and ``worker`` (-1: a thread that is no worker).
+"draining" (the body has returned, its devices are still at work), "resumed", "waited" (the body has learnt of the end of other tasks without being suspended for
+it), "done", "failed", "cancelled"), ``task`` (a number), ``name``, ``time`` (seconds since the runtime started) and ``worker`` (-1: a thread that is no worker).
 "placed" adds ``devices`` (their names) and ``why`` (the parts of the policy's score, if it says); "spawned" adds ``deps`` (task numbers), ``parent`` (the task whose body
 spawned it, or None), ``vcus`` and ``memory`` (what it will claim) and ``location`` (``file:line``); "suspended"
-adds ``on``; "running" and "resumed" of tasks that a policy placed add ``uses``, a list with a dict for each operand: ``array`` (a number), ``name``,
+and "waited" add ``on`` (none: a thread outside of bodies has learnt of this task's end); "running" and "resumed" of tasks that use arrays add ``uses``, a list with a dict for each operand: ``array`` (a number), ``name``,
 ``region`` (pairs of bounds), ``access`` ("input", "output", "inout"), ``exact`` (whether it uses every element of the region), ``memory``, ``reads`` (pairs of
 a region and the version found there: the number of a write, 0 for the first contents, None for none) and ``writes`` (the version it
-makes, or None); "suspended", "done" and "failed" add ``gil``: seconds since the body last started, less the time in waits and kernels known to release the GIL.
+makes, or None; there are no versions where no policy had to place the task); "suspended", "done" and "failed" add ``gil``: seconds since the body last started, less the time in waits and kernels known to release the GIL.
 """
 
 from __future__ import annotations

@@ -22,12 +22,14 @@ impl PyExecutor {
         store: Option<Arc<Store>>,
         environments: Option<Py<PyAny>>,
         runahead: Runahead,
+        check: bool,
     ) -> Self {
         Self {
             trace,
             store,
             environments,
             runahead,
+            check,
             pid: std::process::id(),
             ..Self::default()
         }
@@ -181,6 +183,10 @@ impl PyExecutor {
     pub(super) fn retry(&self, py: Python<'_>, task: &Py<Task>, error: &PyErr) -> bool {
         let mut core = task.get().core.lock();
         if core.retries == 0 || !error.is_instance_of::<pyo3::exceptions::PyException>(py) {
+            return false;
+        }
+        // Run again, it would find what it has spoilt.
+        if errors::is_input_error(error, py) {
             return false;
         }
         core.retries -= 1;

@@ -28,12 +28,16 @@ impl PyExecutor {
             return last_step(py, task, drained);
         }
         let assigned = cx.assigned();
-        if let Err(error) = self.prepare(py, task, assigned.as_ref()) {
+        let prepared = self
+            .prepare(py, cx, task, assigned.as_ref())
+            .and_then(|()| self.watch_inputs(py, task, assigned.as_deref()));
+        if let Err(error) = prepared {
             return Ran::Failed(error);
         }
         let ran = run_on_devices(py, task, assigned, || {
             thread.in_context(py, task, || step(py, task))
         });
+        let ran = self.judge_inputs(py, task, ran);
         let assigned = cx.assigned(); // another one, if the body has waited
         let (runahead, kernel_errors, operands) = {
             let mut core = task.get().core.lock();
@@ -69,6 +73,7 @@ impl PyExecutor {
     fn prepare(
         &self,
         py: Python<'_>,
+        cx: &Cx<'_, Self>,
         task: &Py<Task>,
         assigned: Option<&Arc<Assigned>>,
     ) -> PyResult<()> {
@@ -86,6 +91,7 @@ impl PyExecutor {
             }
             (Arc::clone(&uses.operands), goes_on)
         };
+        self.trace_uses(cx, &operands);
         self.bring_home(py, &operands, goes_on)
     }
 
@@ -127,7 +133,9 @@ impl PyExecutor {
         };
         let renewed = runtime::on_this_thread_detached(py, || cx.renew_data());
         let Some(assigned) = cx.assigned() else {
-            return self.bring_home(py, &operands, true);
+            self.trace_uses(cx, &operands);
+            self.bring_home(py, &operands, true)?;
+            return self.watch_inputs(py, task, None);
         };
         let before = task
             .get()
@@ -137,9 +145,10 @@ impl PyExecutor {
             .as_mut()
             .and_then(|uses| uses.assigned.replace(assigned));
         drop(before);
-        renewed
-            .map(drop)
-            .map_err(|error| errors::placing(py, &error))
+        match renewed {
+            Ok(assigned) => self.watch_inputs(py, task, assigned.as_deref()),
+            Err(error) => Err(errors::placing(py, &error)),
+        }
     }
 
     /// The body has returned or raised: what its devices still have to do comes first.

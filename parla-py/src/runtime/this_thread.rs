@@ -95,6 +95,26 @@ pub(crate) fn runs_a_task_with_arrays() -> bool {
     with_running(uses_arrays).unwrap_or(false)
 }
 
+/// For traces: this thread has learnt that a task has ended. `recorded`: by a wait that is recorded if a body does it.
+pub(crate) fn trace_waited(task: &Task, recorded: bool) {
+    let rt = &task.rt;
+    if !rt.executor().trace {
+        return;
+    }
+    let by_body = with_running(|body, cx| match cx {
+        Some(cx) if Arc::ptr_eq(&body.get().rt, rt) => {
+            if !recorded {
+                cx.trace_waited(&[task.id()]);
+            }
+            true
+        }
+        _ => false,
+    });
+    if by_body != Some(true) {
+        rt.trace_waited(task.id());
+    }
+}
+
 /// The runtime that a spawn on this thread goes to.
 pub(crate) fn of_this_thread() -> Option<Arc<Rt>> {
     if let Some(rt) = with_running(|task, _| Arc::clone(&task.get().rt)) {

@@ -184,6 +184,14 @@ pub(crate) fn on_this_thread_detached<R>(py: Python<'_>, call: impl FnOnce() -> 
     py.detach(move || OnThisThread(call.take()())).take()
 }
 
+/// The task that runs here is about to wait for another, which may change what it uses.
+pub(crate) fn leave_inputs(py: Python<'_>) {
+    let running = with_running(|task, cx| cx.map(|_| task.clone_ref(py)));
+    if let Some(task) = running.flatten() {
+        task.get().rt.executor().leave_inputs(py, &task);
+    }
+}
+
 /// A task that has waited for another goes on: what it uses may have been changed.
 pub(crate) fn renew_arrays(py: Python<'_>) -> PyResult<()> {
     let running = with_running(|task, cx| {

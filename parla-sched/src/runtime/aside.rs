@@ -15,6 +15,7 @@ impl<E: Executor> Cx<'_, E> {
     pub fn wait(&self, id: TaskId, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
         let shared = self.shared();
         if shared.is_over(id) {
+            self.trace_waited(&[id]);
             return Waited::Ended;
         }
         self.step_aside(&[id], || shared.wait(Target::Task(id), timeout, tick))
@@ -57,6 +58,9 @@ impl<E: Executor> Cx<'_, E> {
             // The seat could not pass on: a worker as before, counted as an actor for this wait only.
             let waited = wait();
             shared.leave_actors();
+            if matches!(waited, Waited::Ended) {
+                self.trace_waited(on);
+            }
             return waited;
         }
         let claim = self.granted();

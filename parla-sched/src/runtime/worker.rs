@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parla_core::{Claim, Completed, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent};
+use parla_core::{
+    Claim, Completed, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent, TraceUse,
+};
 
 use super::places::Boarding;
 use super::seat::{Found, Seat};
@@ -184,6 +186,18 @@ impl<'a, E: Executor> Cx<'a, E> {
     pub(super) fn trace_wait(&self, event: TraceEvent, on: &[TaskId]) {
         if let (Some(trace), Some(id)) = (&self.shared.trace, self.running.get()) {
             trace.push(id, event, self.worker(), on.to_vec(), 0);
+        }
+    }
+
+    /// Records that the running body has learnt of the end of other tasks; a wait that suspends it is recorded anyway.
+    pub fn trace_waited(&self, on: &[TaskId]) {
+        self.trace_wait(TraceEvent::Waited, on);
+    }
+
+    /// Records which arrays the running body uses; what a policy placed is recorded anyway.
+    pub fn trace_uses(&self, uses: Vec<TraceUse>) {
+        if let (Some(trace), Some(id)) = (&self.shared.trace, self.running.get()) {
+            trace.uses(id, uses);
         }
     }
 
