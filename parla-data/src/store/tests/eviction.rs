@@ -154,3 +154,13 @@ fn arrays_that_are_gone_are_forgotten() {
     assert!(n_known < 100, "{n_known} arrays are known, all are gone");
     bench.check_empty();
 }
+
+#[test]
+fn a_copy_that_holds_nothing_and_lies_inside_another_is_given_back_at_once() {
+    let bench = Bench::new(&[1000]);
+    let a = array(&[4]);
+    bench.run(&[operand(&a, line(0, 2), Access::InOut)], gpu(0), 1);
+    bench.run(&[operand(&a, line(0, 4), Access::InOut)], gpu(0), 2);
+    assert_eq!(a.bytes_allocated(memory(0)), 16);
+    bench.check_empty();
+}

@@ -49,7 +49,12 @@ fn a_copy_that_fails_spoils_nothing_that_was_written_after_it() {
     let bench = slow();
     let a = array(&[4]);
     let whole = |access| operand(&a, line(0, 4), access);
-    assert_eq!(bench.store.prefetch(&whole(Access::Input), gpu(0)), 16);
+    assert_eq!(
+        bench
+            .store
+            .prefetch(&whole(Access::Input), gpu(0), Box::new(|| ())),
+        16
+    );
     let mut staged = bench.staged(&[whole(Access::Output)], &[gpu(0)]);
     staged.begin();
     let stream = bench.gpus.0[0].stream().unwrap();
@@ -74,7 +79,7 @@ fn memory_of_an_array_that_is_gone_is_given_back_when_its_copies_have_ended() {
     let a = array(&[4]);
     let used = || bench.store.stats().memories[1].used;
     let wanted = operand(&a, line(0, 4), Access::Input);
-    assert_eq!(bench.store.prefetch(&wanted, gpu(0)), 16);
+    assert_eq!(bench.store.prefetch(&wanted, gpu(0), Box::new(|| ())), 16);
     drop((a, wanted));
     assert_eq!((used(), bench.gpus.0[0].memory_used()), (16, 16));
     bench.world.run_all();
