@@ -7,6 +7,7 @@ pub(crate) mod reservation;
 pub(crate) mod this_thread;
 mod waiting;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -173,7 +174,18 @@ impl Runtime {
             }
         }
         if !abandoned {
-            stalled = self.bring_data_home(py, stalled);
+            let came_home = self.bring_data_home(py, &mut stalled, |error| {
+                let again = interrupt.is_some() || interrupted;
+                interrupt = Some(error);
+                if again {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            if !came_home {
+                self.abandon(py);
+            }
         }
         let failed = PyList::new(py, rt.executor().take_failed())?;
         Ok((failed, stalled, interrupt))

@@ -155,7 +155,7 @@ impl Store {
         if memory == MachineModel::HOST {
             return Ok(());
         }
-        self.send_home(&array.0, |there| there == memory, false)
+        self.send_home(&array.0, |there| there == memory, false, None)
     }
 
     /// Blocks until an array is at home and nowhere else, except for copies that a task uses at this moment.
@@ -163,15 +163,39 @@ impl Store {
     /// # Errors
     /// What a device says; the array is at home as far as that was possible, the rest is invalid.
     pub fn flush(self: &Arc<Self>, array: &Array) -> Result<(), DataError> {
-        self.send_home(&array.0, |_| true, true)
+        self.send_home(&array.0, |_| true, true, None)
     }
 
-    /// Brings home what is newest in these memories only, and gives the copies there up; `at_any_rate`: also those that could not be brought home.
+    /// Begins to bring home what is newest elsewhere. Whoever waits for it begins what could not be begun here, and learns why. Returns in how many
+    /// parts the array was invalid before.
+    fn start_home(&self, array: &Arc<Shared>) -> usize {
+        let mut ops = Vec::new();
+        let poisoned = {
+            let mut state = array.state.lock();
+            let poisoned = n_poisoned(&state);
+            let away: Vec<Region> = state
+                .directory
+                .entries()
+                .filter(|(_, holders, _)| {
+                    !holders.is_empty() && !holders.contains(&InstanceId::HOME)
+                })
+                .map(|(region, _, _)| region.clone())
+                .collect();
+            let _ = self.fetch_all(array, &mut state, away, &mut ops);
+            poisoned
+        };
+        watch(&ops);
+        poisoned
+    }
+
+    /// Brings home what is newest in these memories only, and gives the copies there up; `at_any_rate`: also those that could not be brought home. If
+    /// more parts are invalid then than were before (`poisoned`: than so many), that is an error.
     fn send_home(
         &self,
         array: &Arc<Shared>,
         concerned: impl Fn(MemoryId) -> bool,
         at_any_rate: bool,
+        poisoned: Option<usize>,
     ) -> Result<(), DataError> {
         if array.host_only.load(Ordering::Acquire) {
             return Ok(());
@@ -179,7 +203,7 @@ impl Store {
         let mut ops = Vec::new();
         let (poisoned, fetched, waits) = {
             let mut state = array.state.lock();
-            let poisoned = n_poisoned(&state);
+            let poisoned = poisoned.unwrap_or_else(|| n_poisoned(&state));
             self.purge_lost(&mut state);
             let there = state.directory.instances().iter();
             let there = there.filter(|e| e.id != InstanceId::HOME && concerned(e.memory));
@@ -257,6 +281,12 @@ impl Store {
         drop(gone); // whoever owns their memory may have something to do
     }
 
+    /// Whether no array has, or had, anything in the memory of a device: then there is nothing to [`close`](Self::close) that takes time.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.arrays.lock().is_empty()
+    }
+
     /// Flushes every array. Called when the runtime ends.
     ///
     /// # Errors
@@ -264,9 +294,14 @@ impl Store {
     pub fn close(self: &Arc<Self>) -> Result<(), Vec<DataError>> {
         let mut errors = Vec::new();
         let kept = std::mem::take(&mut *self.kept.lock());
-        for array in self.arrays_here() {
-            errors.extend(self.send_home(&array, |_| true, true).err());
+        let arrays = self.arrays_here();
+        // All begin to travel before the first is waited for: the links of several devices are busy at the same time.
+        let begun: Vec<usize> = arrays.iter().map(|array| self.start_home(array)).collect();
+        for (array, poisoned) in arrays.iter().zip(begun) {
+            let sent = self.send_home(array, |_| true, true, Some(poisoned));
+            errors.extend(sent.err());
         }
+        drop(arrays);
         drop(kept);
         let streams = self.memories.iter().map(|memory| {
             let mut streams = memory.streams.lock();

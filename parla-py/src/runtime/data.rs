@@ -1,6 +1,9 @@
 //! The devices and arrays of an open runtime.
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use parla_core::{Access, Region, TraceUse};
 use parla_data::{DataError, Store};
@@ -15,27 +18,79 @@ use crate::{errors, keep, machine};
 
 impl Runtime {
     /// Brings the newest contents of all arrays home and gives the devices' memory back. What goes wrong there is an error of the block, like a stall.
-    pub(super) fn bring_data_home(&self, py: Python<'_>, stalled: Option<PyErr>) -> Option<PyErr> {
+    ///
+    /// `interrupted` is told what a signal handler raises, and says whether to wait on. `false`: it did not, and data are still on their way: they
+    /// arrive, and whoever reads an array waits for its own.
+    pub(super) fn bring_data_home(
+        &self,
+        py: Python<'_>,
+        stalled: &mut Option<PyErr>,
+        mut interrupted: impl FnMut(PyErr) -> ControlFlow<()>,
+    ) -> bool {
         let Some(store) = self.rt.executor().store() else {
-            return stalled;
+            return true;
         };
-        let closed = py.detach(|| store.close());
+        let closed = if store.is_unused() {
+            store.close()
+        } else {
+            let (done, mut closed) = mpsc::channel();
+            let theirs = Arc::clone(store);
+            // A thread of its own: copies can't be broken off, but waiting for them can.
+            let started = thread::Builder::new()
+                .name("parla-home".to_owned())
+                .spawn(move || {
+                    // Nobody may be listening any more.
+                    let _ = done.send(theirs.close());
+                });
+            match started {
+                Err(_) => py.detach(|| store.close()),
+                Ok(thread) => loop {
+                    let heard;
+                    (closed, heard) = py.detach(move || {
+                        let heard = closed.recv_timeout(LISTEN);
+                        (closed, heard)
+                    });
+                    match heard {
+                        Ok(closed) => {
+                            // It has nothing left to do.
+                            let _ = py.detach(|| thread.join());
+                            break closed;
+                        }
+                        Err(mpsc::RecvTimeoutError::Timeout) => {
+                            if let Err(error) = py.check_signals()
+                                && interrupted(error).is_break()
+                            {
+                                return false;
+                            }
+                        }
+                        Err(mpsc::RecvTimeoutError::Disconnected) => {
+                            if let Err(panic) = py.detach(|| thread.join()) {
+                                std::panic::resume_unwind(panic);
+                            }
+                            break Ok(());
+                        }
+                    }
+                },
+            }
+        };
         keep::drain(py);
-        let mut first = stalled;
         for error in closed.err().into_iter().flatten() {
             // What is invalid because its task failed has been reported by that task, and is again to whoever reads it.
             if matches!(error, DataError::Invalid { .. }) {
                 continue;
             }
             let error = errors::data(py, &error);
-            match &first {
-                None => first = Some(error),
+            match stalled {
+                None => *stalled = Some(error),
                 Some(first) => errors::add_note(first.value(py), &format!("besides, {error}")),
             }
         }
-        first
+        true
     }
 }
+
+/// How often a thread that waits for data to come home looks for signals.
+const LISTEN: Duration = Duration::from_millis(50);
 
 /// Who places tasks, and what arrays have on the devices; `None`: there is no memory but the host's, and one CPU device.
 pub(super) fn placement(py: Python<'_>, policy: &str, depth: usize) -> PyResult<Option<Placement>> {
