@@ -154,6 +154,23 @@ def test_no_false_alarm_while_another_thread_may_still_spawn(workers, where, lim
     assert task.result() == "ran"
 
 
+def test_no_false_alarm_if_another_thread_spawns_and_ends_meanwhile(workers):
+    """Between the moment at which nothing can move and the look at who else may spawn."""
+    for k in range(60):
+        space = TaskSpace("T")
+
+        def foreign():
+            time.sleep(0.0002 + 0.0005 * (k % 8))
+            spawn(space[0])(lambda: None)
+
+        with Parla(workers=workers):
+            thread = threading.Thread(target=foreign)
+            thread.start()
+            task = spawn(dependencies=[space[0]])(lambda: "ran")
+        thread.join()
+        assert task.result() == "ran"
+
+
 def test_no_false_alarm_while_the_block_is_still_running(workers):
     space = TaskSpace("T")
     with Parla(workers=workers):

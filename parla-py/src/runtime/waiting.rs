@@ -111,8 +111,12 @@ pub(super) fn wait_unless_stalled(
 ) -> PyResult<Waited> {
     loop {
         let waited = wait_detached(py, |tick| wait(timeout, tick))?;
-        if !matches!(waited, Waited::Stalled(_)) || !others_may_spawn(py, rt)? {
+        if !matches!(waited, Waited::Stalled(_)) {
             return Ok(waited);
+        }
+        if !others_may_spawn(py, rt)? {
+            // Nobody can any more; but between the stall and this look somebody may have, and ended.
+            return wait_detached(py, |tick| wait(timeout, tick));
         }
         match wait_detached(py, |tick| wait(Some(LOOK_AGAIN), tick))? {
             Waited::TimedOut => {}
