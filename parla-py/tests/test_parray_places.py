@@ -245,6 +245,23 @@ def test_what_a_failed_task_was_to_write_is_not_to_be_trusted(two_gpus, where):
     assert a.tolist() == [1] * 6 + [6, 7, 8, 9]
 
 
+def test_what_a_failed_task_was_to_write_where_there_are_no_gpus(no_gpus):
+    a = numbers(10)
+    p = asarray(a, name="A")
+
+    def fails():
+        p[2:5].array[0] = 99
+        raise KeyError("half-way")
+
+    with Parla():
+        assert isinstance(spawn(inout=[p[2:5]])(fails).exception(20), KeyError)
+        with pytest.raises(ParlaError, match=r"A\[2:5\] has no valid contents.*fails"):
+            p.tolist()
+        assert p[5:].tolist() == [5, 6, 7, 8, 9]
+        spawn(output=[p[2:5]])(lambda: p[2:5].array.fill(1)).result(20)
+    assert p.tolist() == [0, 1, 1, 1, 1, 5, 6, 7, 8, 9]
+
+
 def test_what_is_lost_stays_lost_after_the_runtime_until_it_is_replaced(two_gpus):
     a = numbers(4)
     p = asarray(a, name="A")

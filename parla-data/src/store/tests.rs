@@ -15,6 +15,7 @@ mod failures;
 mod fake;
 mod model;
 mod programs;
+mod roles;
 mod task;
 mod threads;
 
@@ -306,31 +307,6 @@ fn a_copy_that_is_larger_than_needed_does_not_block_a_task_that_fits() {
 }
 
 #[test]
-fn overlapping_operands_of_a_task_share_their_bytes() {
-    for apart_before in [false, true] {
-        let bench = Bench::new(&[1000]);
-        let a = array(&[6]);
-        let operands = [
-            operand(&a, line(0, 4), Access::InOut),
-            operand(&a, line(2, 6), Access::Input),
-        ];
-        if apart_before {
-            for (start, end) in [(0, 4), (2, 6)] {
-                bench.run(&[operand(&a, line(start, end), Access::Input)], gpu(0), 0);
-            }
-        }
-        let at_once = bench.store.try_stage(&operands.clone().into(), &[gpu(0)]);
-        let mut staged = at_once.unwrap_or_else(|| bench.staged(&operands, &[gpu(0)]));
-        staged.begin();
-        fill(&staged.places()[0], &[4], 9);
-        assert_eq!(look(&staged, &operands)[1], [9, 9, 4, 5]);
-        staged.end(Ended::Well(Vec::new()));
-        assert_eq!(a.bytes_allocated(memory(0)), 24);
-        bench.check_empty();
-    }
-}
-
-#[test]
 fn a_device_that_lost_its_memory_poisons_only_what_was_nowhere_else() {
     let bench = Bench::new(&[1000, 1000]);
     let a = array(&[4]);
@@ -404,37 +380,6 @@ fn tasks_that_write_every_other_element_of_the_same_box_keep_each_others() {
         assert_eq!(home_of(&a, &line(0, 6)), [10, 11, 10, 11, 10, 11]);
         bench.check_empty();
     }
-}
-
-#[test]
-fn one_task_cannot_write_the_same_on_two_devices() {
-    let bench = Bench::new(&[1000, 1000]);
-    let a = array(&[6]);
-    let mut operands = [
-        operand(&a, line(0, 4), Access::InOut),
-        operand(&a, line(3, 6), Access::InOut),
-    ];
-    operands[1].slot = 1;
-    let error = bench
-        .store
-        .check_fits(&operands, &[gpu(0), gpu(1)], 0)
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "A[3:4] is written on two devices by the same task"
-    );
-    assert!(
-        bench
-            .store
-            .check_fits(&operands, &[gpu(0), CPU], 0)
-            .is_err()
-    );
-    operands[1].slot = 0;
-    assert!(bench.store.check_fits(&operands, &[gpu(0)], 0).is_ok());
-    assert!(
-        bench.store.check_fits(&operands, &[gpu(0)], 1000).is_err(),
-        "no room for both"
-    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What fails or goes away while copies are under way, and what that must not touch.
+//! What fails, goes away or is overwritten while copies are under way, and what that must not touch.
 
 use parla_device::Device;
 
@@ -84,5 +84,39 @@ fn memory_of_an_array_that_is_gone_is_given_back_when_its_copies_have_ended() {
     assert_eq!((used(), bench.gpus.0[0].memory_used()), (16, 16));
     bench.world.run_all();
     assert_eq!((used(), bench.gpus.0[0].memory_used()), (0, 0));
+    bench.check_empty();
+}
+
+#[test]
+fn nothing_is_copied_to_what_a_staged_task_overwrites() {
+    let bench = slow();
+    let a = array(&[4]);
+    let whole = |access| operand(&a, line(0, 4), access);
+    let mut staged = bench.staged(&[whole(Access::Output)], &[gpu(0)]);
+    let prefetched = bench
+        .store
+        .prefetch(&whole(Access::Input), gpu(0), Box::new(|| ()));
+    assert_eq!(prefetched, 0);
+    staged.begin();
+    fill(&staged.places()[0], &[4], 7);
+    staged.end(Ended::Well(Vec::new()));
+    bench.world.eager.store(true, Ordering::SeqCst);
+    bench.world.run_all();
+    bench.store.to_host(&a, &line(0, 4), false).unwrap();
+    assert_eq!(home_of(&a, &line(0, 4)), [7; 4]);
+    bench.check_empty();
+}
+
+#[test]
+fn what_a_failed_body_was_to_write_is_invalid_where_there_is_only_the_host() {
+    let bench = Bench::new(&[]);
+    let a = array(&[4]);
+    let operands = [operand(&a, line(1, 3), Access::InOut)].into();
+    let staged = bench.store.try_stage(&operands, &[CPU]);
+    let mut staged = staged.expect("nothing has to move");
+    staged.begin();
+    staged.end(Ended::Badly("it failed".to_owned()));
+    assert!(bench.store.to_host(&a, &line(0, 4), false).is_err());
+    assert!(bench.store.to_host(&a, &line(0, 1), false).is_ok());
     bench.check_empty();
 }
