@@ -1,13 +1,16 @@
 //! The right to run bodies, and how who has it finds the next: in his own queue, in those of all, in those of others; he sleeps when there is nothing.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crossbeam_deque::{Steal, Worker};
+use crossbeam_deque::{Steal, Stealer, Worker};
+use crossbeam_utils::CachePadded;
+use parla_core::lock::Mutex;
 use parla_core::{Claim, Ready, SlotCache, TaskId};
 
 use super::Executor;
 use super::places::Places;
-use super::shared::{SeatShared, Shared, bump};
+use super::shared::{Counts, Shared, bump};
+use crate::admission::Turns;
 
 /// How often an idle worker looks at all queues before it sleeps: at first at ever longer intervals, then giving way to other threads
 /// in between. Together some 10 us, less than what it costs to be woken.
@@ -25,6 +28,48 @@ pub(super) struct Seat {
     pub(super) cache: SlotCache,
     /// Steps since the start, for [`FAIRNESS`].
     tick: u32,
+}
+
+/// What others may see of a seat.
+pub(super) struct SeatShared {
+    pub(super) stealer: Stealer<TaskId>,
+    pub(super) counts: CachePadded<Counts>,
+    /// Tasks that only this seat may run; they hold their claims.
+    pub(super) own: Mutex<Turns>,
+    pub(super) n_own: AtomicUsize,
+}
+
+impl SeatShared {
+    /// Looks into the queue, which is empty before there are tasks.
+    pub(super) fn touch(&self) {
+        let found = self.stealer.steal();
+        debug_assert!(found.is_empty(), "no task has been spawned yet");
+    }
+
+    pub(super) fn new(stealer: Stealer<TaskId>) -> Self {
+        Self {
+            stealer,
+            counts: CachePadded::default(),
+            own: Mutex::default(),
+            n_own: AtomicUsize::new(0),
+        }
+    }
+
+    #[inline]
+    pub(super) fn pop_own(&self) -> Option<Ready> {
+        if self.n_own.load(Ordering::SeqCst) == 0 {
+            None
+        } else {
+            self.pop_own_locked()
+        }
+    }
+
+    #[cold]
+    fn pop_own_locked(&self) -> Option<Ready> {
+        let ready = self.own.lock().pop(i32::MIN)?;
+        self.n_own.fetch_sub(1, Ordering::SeqCst);
+        Some(ready)
+    }
 }
 
 impl Seat {

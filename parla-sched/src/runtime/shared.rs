@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 
-use crossbeam_deque::{Injector, Stealer};
+use crossbeam_deque::Injector;
 use crossbeam_utils::CachePadded;
 use parla_core::lock::Mutex;
 use parla_core::{Claim, Completed, Ready, SlotCache, Spawned, TaskGraph, TaskId, TraceEvent};
@@ -11,11 +11,12 @@ use parla_core::{Claim, Completed, Ready, SlotCache, Spawned, TaskGraph, TaskId,
 use super::ahead::Ahead;
 use super::config::Placement;
 use super::places::Places;
+use super::seat::SeatShared;
 use super::threads::Threads;
 use super::wait::Waits;
 use super::{Executor, Options, SpawnError, Stats, Task, Trace, WorkerStats};
 use crate::Assigned;
-use crate::admission::{Admission, Claimant, Turns};
+use crate::admission::{Admission, Claimant};
 use crate::sleep::Sleep;
 
 pub(crate) struct Shared<E: Executor> {
@@ -47,48 +48,6 @@ pub(crate) struct Shared<E: Executor> {
     pub(super) name: String,
     /// The core of each seat's worker; empty: not bound.
     pub(super) bind: Vec<parla_device::Core>,
-}
-
-/// What others may see of a seat.
-pub(super) struct SeatShared {
-    pub(super) stealer: Stealer<TaskId>,
-    pub(super) counts: CachePadded<Counts>,
-    /// Tasks that only this seat may run; they hold their claims.
-    pub(super) own: Mutex<Turns>,
-    pub(super) n_own: AtomicUsize,
-}
-
-impl SeatShared {
-    /// Looks into the queue, which is empty before there are tasks.
-    pub(super) fn touch(&self) {
-        let found = self.stealer.steal();
-        debug_assert!(found.is_empty(), "no task has been spawned yet");
-    }
-
-    pub(super) fn new(stealer: Stealer<TaskId>) -> Self {
-        Self {
-            stealer,
-            counts: CachePadded::default(),
-            own: Mutex::default(),
-            n_own: AtomicUsize::new(0),
-        }
-    }
-
-    #[inline]
-    pub(super) fn pop_own(&self) -> Option<Ready> {
-        if self.n_own.load(Ordering::SeqCst) == 0 {
-            None
-        } else {
-            self.pop_own_locked()
-        }
-    }
-
-    #[cold]
-    fn pop_own_locked(&self) -> Option<Ready> {
-        let ready = self.own.lock().pop(i32::MIN)?;
-        self.n_own.fetch_sub(1, Ordering::SeqCst);
-        Some(ready)
-    }
 }
 
 /// Written by one thread at a time (who holds the seat, or the lock `foreign`), read by all.
