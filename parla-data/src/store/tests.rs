@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parla_core::{Access, DeviceId, MachineModel, MemoryId, Region};
 use parla_device::{Block, Place};
@@ -13,6 +13,7 @@ use crate::Home;
 mod eviction;
 mod failures;
 mod fake;
+mod homecoming;
 mod model;
 mod programs;
 mod roles;
@@ -112,6 +113,14 @@ fn look(staged: &Staged, operands: &[Operand]) -> Vec<Vec<u32>> {
     pairs
         .map(|(place, operand)| read(place, &operand.region.shape()))
         .collect()
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LIMIT, "it takes too long");
+        std::thread::yield_now();
+    }
 }
 
 fn array(shape: &[usize]) -> Array {

@@ -103,6 +103,11 @@ impl World {
         true
     }
 
+    /// How many streams have something to do.
+    pub(super) fn n_busy(&self) -> usize {
+        self.streams.lock().iter().filter(|s| s.can_move()).count()
+    }
+
     pub(super) fn run_all(&self) {
         while self.step(0) {}
     }

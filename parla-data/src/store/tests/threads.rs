@@ -1,7 +1,5 @@
 //! Many threads at once, on simulated GPUs with their own threads.
 
-use std::time::Instant;
-
 use parla_device::{Gpus, MachineOptions, SimOptions};
 
 use super::task::Dice;
@@ -163,13 +161,5 @@ fn a_device_is_lost_while_threads_use_it() {
                 (0..N as u32).collect::<Vec<_>>()
             );
         }
-    }
-}
-
-fn wait_until(condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < LIMIT, "it takes too long");
-        std::thread::yield_now();
     }
 }
