@@ -95,3 +95,21 @@ def works_afterwards():
             return await first + 1
 
     assert second.result() == 21
+
+
+@pytest.fixture(autouse=True)
+def everything_is_given_back(monkeypatch: pytest.MonkeyPatch):
+    """When a runtime has ended, however it has, devices hold no copies of arrays, and nothing is claimed."""
+    leave, kept = Parla.__exit__, []
+
+    def checked(self: Parla, *exc: object) -> bool | None:
+        try:
+            return leave(self, *exc)
+        finally:
+            stats = self.stats()
+            kept.extend(memory for memory in stats.get("memories", ())[1:] if memory["used"])
+            kept.extend((key, stats[key]) for key in ("vcus_claimed", "memory_claimed") if stats.get(key))
+
+    monkeypatch.setattr(Parla, "__exit__", checked)
+    yield
+    assert not kept

@@ -22,7 +22,8 @@ def is_there(test: str) -> bool:
     """Whether there is a test function of this name in this file."""
     path, _, name = test.partition("::")
     file = ROOT / path
-    if not file.is_file() or file.suffix == ".py" and not name.startswith("test_"):
+    is_test = file.suffix == ".rs" or file.name == "conftest.py" or name.startswith("test_")
+    if not file.is_file() or not is_test:
         return False
     return re.search(rf"^ *(async )?{KEYWORD[file.suffix]} {re.escape(name)}\(", file.read_text(), re.M) is not None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 numpy = pytest.importorskip("numpy")
@@ -74,6 +76,18 @@ def test_views_are_those_of_numpy(case):
     assert (wanted == -1).all()
     view[...] = numpy.arange(wanted.size).reshape(wanted.shape)
     assert same(wanted, numpy.arange(wanted.size).reshape(wanted.shape).astype("f8"))
+
+
+@pytest.mark.parametrize("before", [slice(None), slice(None, None, -1), slice(1, None, 2)], ids=["all", "reversed", "odd"])
+def test_every_slice_of_an_axis(before):
+    a, elements = numbers(6), numpy.arange(6)
+    p = asarray(a)
+    bounds = [None, *range(-7, 8)]
+    for start, stop, step in itertools.product(bounds, bounds, [1, 2, 3, -1, -2, -3]):
+        key = slice(start, stop, step)
+        view = p[before][key]
+        check_box(view, (6,), elements[before][key])
+        assert same(view.array, a[before][key]), key
 
 
 @st.composite

@@ -43,12 +43,32 @@ impl Rows {
         }
     }
 
-    /// What the real driver would refuse.
+    /// Whether bytes are both read and written: the real driver promises nothing then.
+    fn overlaps_itself(&self) -> bool {
+        let apart = |a: u64, b: u64, length: u64| a + length <= b || b + length <= a;
+        let last = |side: &Side| side.row(self.height.max(1) - 1, self.depth.max(1) - 1);
+        let (source, destination) = (&self.source, &self.destination);
+        if last(source) + self.width <= destination.address
+            || last(destination) + self.width <= source.address
+        {
+            return false;
+        }
+        let rows = |side: Side| {
+            let slices = 0..self.depth;
+            slices.flat_map(move |z| (0..self.height).map(move |y| side.row(y, z)))
+        };
+        self.width > 0
+            && rows(*source).any(|a| rows(*destination).any(|b| !apart(a, b, self.width)))
+    }
+
+    /// What the real driver would refuse, or do anything with.
     pub(crate) fn is_sane(&self) -> bool {
         let sides = [&self.source, &self.destination];
         let pitch = |side: &Side| self.height <= 1 && self.depth <= 1 || side.pitch >= self.width;
         let slice = |side: &Side| self.depth <= 1 || side.slice >= side.pitch * self.height.min(1);
-        sides.iter().all(|side| pitch(side) && slice(side)) && self.width < 1 << 40
+        sides.iter().all(|side| pitch(side) && slice(side))
+            && self.width < 1 << 40
+            && !self.overlaps_itself()
     }
 
     fn each(&self, mut row: impl FnMut(u64, u64) -> Result<(), i32>) -> Result<(), i32> {
@@ -67,7 +87,7 @@ impl Rows {
             let source = resolve(self.source.row(y, z), self.width)?;
             let destination = resolve(self.destination.row(y, z), self.width)?;
             // SAFETY: device addresses were resolved to live memory of that size, host addresses are the program's business as
-            // with the real driver; ranges may overlap.
+            // with the real driver.
             unsafe { source.copy_to(destination, self.width as usize) };
             Ok(())
         })
