@@ -183,7 +183,8 @@ def test_claims_wait_for_its_release():
 
 def test_a_task_that_waits_for_what_nobody_gives_back_is_reported():
     gate = threading.Event()
-    with pytest.raises(DeadlockError, match="late"), Parla(workers=2) as rt:
+    of_the_device = "late .*memory of gpu.0.: 8000000 bytes requested, 5000000 free of 10000000, 5000000 are reserved"
+    with pytest.raises(DeadlockError, match=of_the_device) as raised, Parla(workers=2) as rt:
 
         @spawn()
         def first():
@@ -196,6 +197,19 @@ def test_a_task_that_waits_for_what_nobody_gives_back_is_reported():
         held = reserve_persistent_memory(5 * MB, gpu(0))
         gate.set()
         assert rt.stats()["pending"] and not held.released
+    assert "policy" not in str(raised.value)  # it is not to blame
+
+
+def test_a_task_that_waits_for_memory_of_the_cpu_is_reported(workers):
+    gate = threading.Event()
+    short = "late .*memory of cpu: 8000000 bytes requested, 5000000 free of 10000000, 5000000 are reserved"
+    with configured({"cpu_memory": 10 * MB}), pytest.raises(DeadlockError, match=short), Parla(workers=workers) as rt:
+        first = spawn()(lambda: pass_gate(gate))
+        late = spawn(dependencies=[first], placement=cpu, memory=8 * MB, name="late")(lambda: None)
+        held = reserve_persistent_memory(5 * MB, cpu(0))
+        gate.set()
+        first.wait(LIMIT)
+        assert "memory of cpu: 8000000 bytes requested" in rt.why(late) and not held.released
 
 
 def test_memory_of_the_cpu():

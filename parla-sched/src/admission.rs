@@ -7,8 +7,10 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
-use parla_core::{Claim, ClaimError, Ledger, Ready, Vcus};
+use parla_core::{Claim, ClaimError, Ledger, Ready, TaskId, Vcus};
 use parla_data::DataError;
+
+use crate::whereabouts::{Resource, Shortage};
 
 /// How many later tasks may be admitted before one that does not fit yet.
 const PATIENCE: u32 = 64;
@@ -181,6 +183,46 @@ impl Admission {
     /// Those admitted since the last call that one worker or one thread waits for.
     pub(crate) fn take_routed(&mut self) -> Vec<(Claimant, Claim)> {
         std::mem::take(&mut self.routed)
+    }
+
+    /// What a task that has not been admitted is short of, for people.
+    pub(crate) fn wants(&self, id: TaskId) -> Vec<Shortage> {
+        let is_it =
+            |claimant: &Claimant| matches!(claimant, Claimant::Task(ready) if ready.id == id);
+        let class = self
+            .classes
+            .iter()
+            .find(|(_, class)| class.waiting.values().any(is_it));
+        let Some((&key, _)) = class else {
+            return Vec::new();
+        };
+        let (asked, all, taken) = (claim_of(key), self.ledger.capacity(), self.ledger.claimed());
+        let device = "cpu".to_owned();
+        let mut wants = Vec::new();
+        let free = (all.memory - taken.memory).saturating_sub(self.held);
+        if asked.memory > free {
+            wants.push(Resource::Memory {
+                device: device.clone(),
+                requested: asked.memory,
+                free,
+                reserved: self.held,
+                capacity: all.memory,
+            });
+        }
+        let free = Vcus(all.vcus.0 - taken.vcus.0);
+        if asked.vcus > free {
+            let requested = asked.vcus;
+            wants.push(Resource::Units {
+                device,
+                requested,
+                free,
+            });
+        }
+        let short = |of| Shortage {
+            of,
+            held_by: Vec::new(),
+        };
+        wants.into_iter().map(short).collect()
     }
 
     #[cfg(test)]

@@ -387,6 +387,11 @@ impl Mapper {
         self.step();
     }
 
+    /// Whether one of the ready tasks can be served at all: what the program has set aside since may be too much.
+    pub(crate) fn can_serve_any(&self, world: &dyn World) -> bool {
+        self.state.can_serve_any(world)
+    }
+
     /// Whether tasks are ready, no placed task is going on (those that are suspended wait for others), and the last
     /// [`assign`](Self::assign) took nothing, with nothing new since.
     pub(crate) fn is_stalled(&self) -> bool {

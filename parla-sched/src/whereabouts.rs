@@ -1,4 +1,4 @@
-//! What a placed task is doing or waiting for when no worker runs its body.
+//! What a task that claims something, or was placed, is doing or waiting for when no worker runs its body.
 
 use parla_core::{Region, TaskId, Vcus};
 
@@ -8,6 +8,8 @@ use parla_core::{Region, TaskId, Vcus};
 pub enum Whereabouts {
     /// The policy has given it no device yet.
     Unplaced(Vec<Shortage>),
+    /// It runs on the CPU, which has not enough left of what it claims.
+    Unadmitted(Vec<Shortage>),
     /// Its data is being brought to its devices, or waits to be.
     Staging {
         /// Their names.
@@ -54,6 +56,8 @@ pub enum Resource {
         requested: u64,
         /// Bytes that nobody has.
         free: u64,
+        /// Bytes that the program has set aside for itself.
+        reserved: u64,
         /// Bytes there are.
         capacity: u64,
     },

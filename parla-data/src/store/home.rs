@@ -14,6 +14,15 @@ use crate::instance::{Instance, State};
 use crate::op::Op;
 use crate::{Array, DataError, Operand};
 
+/// What has been begun to bring an array home.
+struct Homecoming {
+    /// In how many parts it was invalid before.
+    poisoned: usize,
+    ops: Vec<Arc<Op>>,
+    /// Why something could not be begun.
+    error: Option<DataError>,
+}
+
 impl Store {
     /// Begins to copy what is missing of one operand to a device, if there is free memory for it. Only a hint: correctness never depends on it.
     /// Returns the number of bytes on their way. `arrived` is called when these copies have ended, well or not, on any thread and possibly before this
@@ -166,11 +175,10 @@ impl Store {
         self.send_home(&array.0, |_| true, true, None)
     }
 
-    /// Begins to bring home what is newest elsewhere. Whoever waits for it begins what could not be begun here, and learns why. Returns in how many
-    /// parts the array was invalid before.
-    fn start_home(&self, array: &Arc<Shared>) -> usize {
+    /// Begins to bring home what is newest elsewhere. Whoever waits for it begins what could not be begun here, and learns why.
+    fn start_home(&self, array: &Arc<Shared>) -> Homecoming {
         let mut ops = Vec::new();
-        let poisoned = {
+        let (poisoned, begun) = {
             let mut state = array.state.lock();
             let poisoned = n_poisoned(&state);
             let away: Vec<Region> = state
@@ -181,29 +189,38 @@ impl Store {
                 })
                 .map(|(region, _, _)| region.clone())
                 .collect();
-            let _ = self.fetch_all(array, &mut state, away, &mut ops);
-            poisoned
+            let begun = self.fetch_all(array, &mut state, away, &mut ops);
+            (poisoned, begun)
         };
         watch(&ops);
-        poisoned
+        let error = begun.err();
+        Homecoming {
+            poisoned,
+            ops,
+            error,
+        }
     }
 
-    /// Brings home what is newest in these memories only, and gives the copies there up; `at_any_rate`: also those that could not be brought home. If
-    /// more parts are invalid then than were before (`poisoned`: than so many), that is an error.
+    /// Brings home what is newest in these memories only, and gives the copies there up; `at_any_rate`: also those that could not be brought home. Goes
+    /// on with what has been begun. If more parts are invalid then than were before, that is an error.
     fn send_home(
         &self,
         array: &Arc<Shared>,
         concerned: impl Fn(MemoryId) -> bool,
         at_any_rate: bool,
-        poisoned: Option<usize>,
+        begun: Option<Homecoming>,
     ) -> Result<(), DataError> {
         if array.host_only.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut ops = Vec::new();
-        let (poisoned, fetched, waits) = {
+        let (poisoned, error, fetched, waits) = {
             let mut state = array.state.lock();
-            let poisoned = poisoned.unwrap_or_else(|| n_poisoned(&state));
+            let begun = begun.unwrap_or_else(|| Homecoming {
+                poisoned: n_poisoned(&state),
+                ops: Vec::new(),
+                error: None,
+            });
             self.purge_lost(&mut state);
             let there = state.directory.instances().iter();
             let there = there.filter(|e| e.id != InstanceId::HOME && concerned(e.memory));
@@ -227,7 +244,10 @@ impl Store {
             let instances = state.instances.iter().filter(concerned);
             let outstanding = instances.flat_map(|i| &i.outstanding);
             let waits = outstanding.map(|o| (Arc::clone(&o.op), o.write));
-            (poisoned, fetched, waits.collect::<Vec<_>>())
+            // They may have ended, and not well.
+            let waits = waits.chain(begun.ops.into_iter().map(|op| (op, true)));
+            let waits = waits.collect::<Vec<_>>();
+            (begun.poisoned, begun.error, fetched, waits)
         };
         watch(&ops);
         let waited = wait(&waits);
@@ -251,7 +271,9 @@ impl Store {
         after.run();
         fetched?;
         waited?;
-        lost.flatten().map_or(Ok(()), Err)
+        // Where something is lost that could not be begun, that is why.
+        let lost = lost.flatten().map(|lost| error.unwrap_or(lost));
+        lost.map_or(Ok(()), Err)
     }
 
     /// Keeps an array, the last handle of which its user is about to drop, until its home is current: the user still sees that. Its copies
@@ -296,9 +318,9 @@ impl Store {
         let kept = std::mem::take(&mut *self.kept.lock());
         let arrays = self.arrays_here();
         // All begin to travel before the first is waited for: the links of several devices are busy at the same time.
-        let begun: Vec<usize> = arrays.iter().map(|array| self.start_home(array)).collect();
-        for (array, poisoned) in arrays.iter().zip(begun) {
-            let sent = self.send_home(array, |_| true, true, Some(poisoned));
+        let begun: Vec<_> = arrays.iter().map(|array| self.start_home(array)).collect();
+        for (array, begun) in arrays.iter().zip(begun) {
+            let sent = self.send_home(array, |_| true, true, Some(begun));
             errors.extend(sent.err());
         }
         drop(arrays);

@@ -91,6 +91,7 @@ fn in_words(py: Python<'_>, rt: &Rt, state: TaskState, found: &Whereabouts) -> O
             "is ready, and its policy has given it no device yet".to_owned()
         }
         Whereabouts::Unplaced(waits) => format!("waits for a device{}", because(waits)),
+        Whereabouts::Unadmitted(waits) => format!("waits to run{}", because(waits)),
         Whereabouts::Staging {
             devices,
             n_arrays,
@@ -145,21 +146,32 @@ fn shortage(py: Python<'_>, rt: &Rt, short: &Shortage) -> String {
         true => String::new(),
         false => format!(" by {}", holders.join(" and by ")),
     };
+    let rest = match holders.is_empty() {
+        true => String::new(),
+        false => format!(", the rest is held{held}"),
+    };
     match &short.of {
         Resource::Memory {
             device,
             requested,
             free,
+            reserved,
             capacity,
-        } => format!(
-            "memory of {device}: {requested} bytes requested, {free} free of {capacity}, the rest is held{held}"
-        ),
+        } => {
+            let reserved = match reserved {
+                0 => String::new(),
+                bytes => format!(", {bytes} are reserved (reserve_persistent_memory)"),
+            };
+            format!(
+                "memory of {device}: {requested} bytes requested, {free} free of {capacity}{reserved}{rest}"
+            )
+        }
         Resource::Units {
             device,
             requested,
             free,
         } => format!(
-            "compute units of {device}: {} requested, {} free, the rest is held{held}",
+            "compute units of {device}: {} requested, {} free{rest}",
             f64::from(requested.0) / 1000.0,
             f64::from(free.0) / 1000.0
         ),

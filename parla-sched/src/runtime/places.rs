@@ -184,7 +184,8 @@ impl Places {
     pub(super) fn stalled_policy(&self) -> Option<String> {
         let desk = self.desk.try_lock()?;
         let mapper = &desk.mapper;
-        (mapper.is_stalled() && mapper.ready_tasks() > 0).then(|| mapper.policy().to_owned())
+        (mapper.is_stalled() && mapper.can_serve_any(&Outlook(self)))
+            .then(|| mapper.policy().to_owned())
     }
 
     /// On which devices a task was placed that has not ended, and why, if the policy said: both in words.

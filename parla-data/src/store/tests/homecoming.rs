@@ -25,3 +25,18 @@ fn all_arrays_are_on_their_way_home_before_the_first_is_waited_for() {
     }
     bench.check_empty();
 }
+
+#[test]
+fn a_device_that_is_lost_while_arrays_come_home_is_an_error() {
+    let bench = Bench::new(&[1000]);
+    let a = array(&[6]);
+    bench.run(&[operand(&a, line(0, 6), Access::Output)], gpu(0), 7);
+    bench.world.copies_left.store(1, Ordering::SeqCst);
+    let errors = bench.store.close().unwrap_err();
+    assert!(
+        errors
+            .iter()
+            .any(|error| matches!(error, DataError::Device(_))),
+        "{errors:?}"
+    );
+}

@@ -20,8 +20,11 @@ impl State {
         match entry.stage {
             Stage::Pushed { .. } => {
                 let possible = |choice: &&Choice| self.check_choice(choice, world).is_ok();
-                let choices = choices.iter().filter(possible).take(MAX_HOLDERS);
+                // None is, if the program has set memory aside since it was spawned.
+                let any = choices.iter().any(|choice| possible(&choice));
+                let choices = choices.iter().filter(|choice| !any || possible(choice));
                 choices
+                    .take(MAX_HOLDERS)
                     .flat_map(|choice| self.choice_wants(choice, world))
                     .collect()
             }
@@ -29,6 +32,15 @@ impl State {
             Stage::Waiting { choice, .. } => self.unit_wants(id, choice),
             _ => Vec::new(),
         }
+    }
+
+    /// Whether one of the ready tasks can be served at all.
+    pub(in crate::mapper) fn can_serve_any(&self, world: &dyn World) -> bool {
+        self.tasks.values().any(|entry| {
+            let mut choices = entry.placing.choices.iter();
+            matches!(entry.stage, Stage::Pushed { .. })
+                && choices.any(|choice| self.check_choice(choice, world).is_ok())
+        })
     }
 
     fn choice_wants(&self, choice: &Choice, world: &dyn World) -> Vec<Shortage> {
@@ -66,6 +78,7 @@ impl State {
                     requested: claim.memory,
                     free: (capacity - ledger.claimed().memory)
                         .saturating_sub(self.held(device, world)),
+                    reserved: self.held(device, world),
                     capacity,
                 },
                 held_by: self.holders(device, |entry| {

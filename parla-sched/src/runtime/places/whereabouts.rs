@@ -42,10 +42,14 @@ impl<E: Executor> Runtime<E> {
         })
     }
 
-    /// What a placed task is doing or waiting for when its body does not run. `None`: it is not placed, has ended, or waits for other tasks.
+    /// What a task is doing or waiting for when its body does not run. `None`: it claims nothing and is not placed, has ended, or waits for other tasks.
     #[must_use]
     pub fn whereabouts(&self, id: TaskId) -> Option<Whereabouts> {
-        self.shared.whereabouts(id)
+        let wants = self.shared.admission.lock().wants(id);
+        if wants.is_empty() {
+            return self.shared.whereabouts(id);
+        }
+        Some(Whereabouts::Unadmitted(wants))
     }
 }
 
@@ -216,12 +220,14 @@ impl Places {
                 (bytes > 0).then_some((id, bytes))
             };
             let held_by: Vec<_> = self.in_place(id).into_iter().filter_map(held).collect();
-            if !held_by.is_empty() {
+            let reserved = self.store.held(device);
+            if !held_by.is_empty() || reserved > 0 {
                 found.push(Shortage {
                     of: Resource::Memory {
                         device: model.device_text(device),
                         requested,
                         free,
+                        reserved,
                         capacity: model.memories[memory.0 as usize].capacity,
                     },
                     held_by,
