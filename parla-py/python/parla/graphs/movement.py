@@ -42,9 +42,11 @@ class Movement(ABC):
         """Whose contents an array has: a number that was put there, or -1 where there are several."""
         if not array.size:
             return 0
-        from parla.array import asnumpy
+        some = array if self._thorough else array[_samples(array)]
+        if not isinstance(some, np.ndarray):  # on a real GPU; on others `asnumpy` would wait for the kernel
+            from parla.array import asnumpy
 
-        some = asnumpy(array if self._thorough else array[_samples(array)])
+            some = asnumpy(some)
         first = some.flat[0]
         if not (some == first).all():
             return -1
