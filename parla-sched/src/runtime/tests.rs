@@ -1,7 +1,7 @@
 //! The runtime by example and under stress, at several worker counts. A test that hangs fails after [`LIMIT`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ mod claims;
 mod failure;
 mod lifecycle;
 mod order;
+mod panics;
 mod places;
 mod places_random;
 mod random;
