@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use parla_core::{MachineModel, MemoryId, Region};
 use parla_device::{Copy, DeviceError, Stream};
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use super::Store;
-use crate::DataError;
 use crate::array::Shared;
 use crate::directory::{Fetch, InstanceId};
 use crate::instance::{Outstanding, State};
 use crate::op::Op;
+use crate::{Array, DataError};
 
 impl Store {
     /// Enqueues what has to be copied so that `to` has the newest bytes of `region`. The new work is appended to `ops`, also if it fails half-way: it has
@@ -169,6 +169,20 @@ impl Store {
                 i += 1;
             }
         }
+    }
+
+    /// What a memory has of a box was changed by somebody who may not: it is not valid there any more. Where it is valid elsewhere, that is what
+    /// readers get from now on.
+    pub fn distrust(&self, array: &Array, region: &Region, memory: MemoryId, because: &str) {
+        let shared = &array.0;
+        let mut state = shared.state.lock();
+        let there = state.directory.instances().iter();
+        let there = there.filter(|e| e.memory == memory).map(|e| e.id);
+        let there: SmallVec<[_; 4]> = there.collect();
+        for id in there {
+            state.directory.forget(region, id, because);
+        }
+        shared.update_host_only(&state);
     }
 
     fn stream(&self, memory: MemoryId, inward: bool) -> Result<Arc<dyn Stream>, DeviceError> {

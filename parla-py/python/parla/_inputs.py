@@ -16,6 +16,10 @@ from parla.errors import InputError
 Box = tuple[tuple[int, int], ...]
 Place = tuple[int, tuple[int, ...], tuple[int, ...], int, Any]
 """Address, shape, strides, bytes per element, what keeps the memory."""
+Input = tuple[int, str, int, Box, Place]
+"""Which operand of the task it is part of, name, array, box, and where it is."""
+Changed = list[tuple[int, Box]]
+"""Boxes that are not to be trusted any more, with the operands that they are parts of."""
 
 _lock = threading.Lock()
 _active: set[Watch] = set()
@@ -27,16 +31,16 @@ class Watch:
     def __init__(self, task: str) -> None:
         """Watch for a task, which messages call that."""
         self._task = task
-        self._inputs: list[tuple[str, int, Box, Place]] = []
+        self._inputs: list[Input] = []
         self._outputs: list[tuple[int, Box]] = []
         self._sums: list[int] = []
         self._disturbed: set[int] = set()
         """The inputs that bodies of other tasks may have written meanwhile: their changes are not this body's."""
         self._changed: dict[str, None] = {}
 
-    def begin(self, inputs: list[tuple[str, int, Box, Place]], outputs: list[tuple[int, Box]]) -> None:
-        """The body begins or goes on, with these arrays."""
-        self.end()
+    def begin(self, inputs: list[Input], outputs: list[tuple[int, Box]]) -> Changed:
+        """The body begins or goes on, with these arrays. As `end` for those it had before."""
+        changed = self.end()
         self._inputs, self._outputs = inputs, outputs
         with _lock:
             self._disturbed = set()
@@ -45,21 +49,26 @@ class Watch:
                 self._disturb(other)
             _active.add(self)
         self._sums = [_sum(place) for *_, place in inputs]
+        return changed
 
     def _disturb(self, writer: Watch) -> None:
-        for i, (_, array, box, _) in enumerate(self._inputs):
+        for i, (_, _, array, box, _) in enumerate(self._inputs):
             if any(array == written and _overlap(box, other) for written, other in writer._outputs):
                 self._disturbed.add(i)
 
-    def end(self) -> None:
-        """The body has ended, or lets go of its arrays for a while."""
+    def end(self) -> Changed:
+        """The body has ended, or lets go of its arrays for a while. Returns what it has changed meanwhile."""
         sums = [_sum(place) for *_, place in self._inputs] if self._sums else []
         with _lock:
             _active.discard(self)
+        changed = []
         for i, (before, after) in enumerate(zip(self._sums, sums)):
             if before != after and i not in self._disturbed:
-                self._changed[self._inputs[i][0]] = None
+                operand, name, _, box, _ = self._inputs[i]
+                self._changed[name] = None
+                changed.append((operand, box))
         self._inputs, self._outputs, self._sums = [], [], []
+        return changed
 
     def check(self) -> None:
         """Raise what has been found so far.

@@ -69,7 +69,10 @@ class PolicyError(ParlaError):
 
 
 class InputError(ParlaError):
-    """With ``Parla(check=True)``: a task changed an array that it names as ``input`` only; the message names both."""
+    """With ``Parla(check=True)``: a task changed an array that it names as ``input`` only; the message names both.
+
+    What it changed counts as lost where it did so: readers get another valid copy, or an error.
+    """
 
 
 class RaceError(ParlaError):

@@ -76,8 +76,8 @@ class Parla(metaclass=_ClassAsRuntime):
             Default: ``PARLA_TRACE``.
         check: look for mistakes in the use of arrays, which costs time and memory. At the end of the block tasks that use the same elements in no
             order are a `RaceError` (`parla.races` says what makes an order); if something else has gone wrong, a note on that. A body that changes
-            an ``input``, past its read-only view, fails with an `InputError` (not seen in the memory of CUDA GPUs), and one that uses an
-            array from outside of it which it does not name fails also on CPUs. The core's own invariants are checked, too. Default: ``PARLA_CHECK``.
+            an ``input``, past its read-only view, fails with an `InputError` (not seen in the memory of CUDA GPUs), and what it changed is
+            not read any more, unless it is valid elsewhere; one that uses an array from outside of it which it does not name fails also on CPUs. The core's own invariants are checked, too. Default: ``PARLA_CHECK``.
         sig_type: the signal that interrupts the block as Ctrl-C does.
 
     Raises:

@@ -55,11 +55,12 @@ impl PyExecutor {
             for region in unwritten(operand, &operands) {
                 if let Some(place) = place(py, operand, index, &region, assigned)? {
                     let name = format!("{}{region}", operand.array.name());
-                    inputs.append((name, id, ranges(py, &region)?, place))?;
+                    inputs.append((index, name, id, ranges(py, &region)?, place))?;
                 }
             }
         }
-        watch.call_method1(py, "begin", (inputs, outputs)).map(drop)
+        let changed = watch.call_method1(py, "begin", (inputs, outputs))?;
+        self.distrust(py, task, changed.bind(py))
     }
 
     /// The body has let go of its inputs: have they changed? That is an error of the task when its body ends.
@@ -67,10 +68,43 @@ impl PyExecutor {
         if !self.check {
             return;
         }
-        let watch = watch_of(py, task);
-        if let Some(watch) = watch {
-            python::call_method_quietly(watch.bind(py), "end");
+        let Some(watch) = watch_of(py, task) else {
+            return;
+        };
+        let changed = watch.call_method0(py, "end");
+        let ended = changed.and_then(|changed| self.distrust(py, task, changed.bind(py)));
+        if let Err(error) = ended {
+            error.write_unraisable(py, Some(watch.bind(py)));
         }
+    }
+
+    /// The body has changed parts of its inputs, by operand: what was where it ran is not to be trusted.
+    fn distrust(
+        &self,
+        py: Python<'_>,
+        task: &Py<Task>,
+        changed: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let changed: Vec<(usize, Vec<(usize, usize)>)> = changed.extract()?;
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let (operands, assigned) = {
+            let core = task.get().core.lock();
+            let uses = core.uses.as_ref().expect("it is there until the task ends");
+            (Arc::clone(&uses.operands), uses.assigned.clone())
+        };
+        let store = self.store_or_bare(py)?;
+        let because = format!("{} changed it, an input", task.get().describe(py));
+        for (index, ranges) in changed {
+            let operand = &operands[index];
+            let region = Region::new(ranges.into_iter().map(|(start, end)| start..end));
+            let device = assigned.as_ref().map(|at| at.devices[operand.slot]);
+            let memory =
+                device.map_or(MachineModel::HOST, |d| store.machine().model().memory_of(d));
+            store.distrust(&operand.array, &region, memory, &because);
+        }
+        Ok(())
     }
 
     /// What the body came to, which is an error if it has changed an input.

@@ -120,3 +120,24 @@ fn what_a_failed_body_was_to_write_is_invalid_where_there_is_only_the_host() {
     assert!(bench.store.to_host(&a, &line(0, 1), false).is_ok());
     bench.check_empty();
 }
+
+#[test]
+fn what_is_not_trusted_is_read_elsewhere_or_not_at_all() {
+    let bench = Bench::new(&[1000, 1000]);
+    let a = array(&[4]);
+    bench.run(&[operand(&a, line(0, 2), Access::InOut)], gpu(0), 7);
+    bench.run(&[operand(&a, line(0, 4), Access::Input)], gpu(0), 0);
+    bench
+        .store
+        .distrust(&a, &line(1, 4), MemoryId(1), "it was changed");
+    // The first is fine, the second was nowhere else, the others are at home as they were.
+    bench.store.to_host(&a, &line(0, 1), false).unwrap();
+    bench.store.to_host(&a, &line(2, 4), false).unwrap();
+    let error = bench.store.to_host(&a, &line(1, 2), false).unwrap_err();
+    let text = "A[1:2] has no valid contents: it was changed";
+    assert_eq!(error.to_string(), text);
+    // What is read on that device comes anew.
+    let operands = [operand(&a, line(2, 4), Access::Input)];
+    assert_eq!(bench.store.missing_bytes(&operands, &[gpu(0)]), 8);
+    bench.check_empty();
+}
