@@ -63,6 +63,11 @@ pub(crate) trait World {
     /// Nanoseconds since the runtime started.
     fn now(&self) -> u64;
 
+    /// Whether a task uses any data.
+    fn uses_data(&self, placing: &Placing) -> bool {
+        !placing.operands.is_empty()
+    }
+
     /// Bytes to be copied before a task could run on those devices.
     fn missing_bytes(&self, placing: &Placing, devices: &[DeviceId]) -> u64;
 

@@ -78,6 +78,9 @@ pub trait View {
     /// others. Only then a policy may leave a task that fits elsewhere to wait for this choice: it will be asked again.
     fn fits_later(&self, task: TaskId, choice: usize) -> bool;
 
+    /// Whether a task uses any data.
+    fn uses_data(&self, task: TaskId) -> bool;
+
     /// Bytes to be copied for a choice of a task.
     fn missing_bytes(&self, task: TaskId, choice: usize) -> u64;
 

@@ -129,6 +129,11 @@ impl View for MapperView<'_> {
         self.state.fits_later(task, choice, self.world)
     }
 
+    fn uses_data(&self, task: TaskId) -> bool {
+        let placing = self.state.unplaced(task);
+        placing.is_some_and(|placing| self.world.uses_data(placing))
+    }
+
     fn missing_bytes(&self, task: TaskId, choice: usize) -> u64 {
         self.ask(task, choice, |world, placing, devices| {
             world.missing_bytes(placing, devices)

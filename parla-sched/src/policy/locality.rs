@@ -29,7 +29,7 @@
 //!
 //! Cost of a decision: one look at each different request among the ready tasks of the device (`c`), and `window` tasks times their choices (`k`)
 //! questions about data, `O(c + w (log c + k))`, whatever the number of ready tasks. It ends at the first task that has nothing to be moved,
-//! which no other can beat.
+//! which no other can beat. Of tasks without data that ask for the same and run the same kind of body only the first is looked at.
 
 use parla_core::{Claim, DeviceId, TaskId, Vcus};
 use rustc_hash::FxHashMap;
@@ -48,6 +48,12 @@ pub(super) struct Locality {
     name: String,
     window: usize,
     ready: ReadyTasks,
+    loads: Loads,
+}
+
+/// What the devices have to do, and how long it takes.
+#[derive(Debug, Default)]
+struct Loads {
     /// By device, the expected times of the bodies placed there and not ended: those that are known, added up, ...
     known: Vec<u64>,
     /// ... and by task.
@@ -68,12 +74,7 @@ pub(super) fn make(settings: &mut Settings, _seed: u64) -> Made {
         name: format!("locality:window={window}"),
         window,
         ready: ReadyTasks::default(),
-        known: Vec::new(),
-        expected: FxHashMap::default(),
-        n_known: Vec::new(),
-        bodies: Vec::new(),
-        body: None,
-        transfer: None,
+        loads: Loads::default(),
     }))
 }
 
@@ -96,7 +97,7 @@ impl Best {
     }
 }
 
-impl Locality {
+impl Loads {
     /// Estimated nanoseconds until all devices of a choice are free.
     fn wait_ns(&self, cx: &SchedCx<'_>, choice: &Choice) -> u64 {
         let waits = choice.devices.iter().map(|&device| {
@@ -198,6 +199,19 @@ impl Locality {
             self.n_known[number] -= 1;
         }
     }
+
+    /// A body has ended on a device of an architecture.
+    fn learn(&mut self, architecture: &str, exec_ns: u64) {
+        advance(&mut self.body, exec_ns);
+        let known = self.bodies.iter_mut();
+        let known = known
+            .filter(|(name, _)| name == architecture)
+            .map(|(_, mean)| mean);
+        match known.last() {
+            Some(mean) => *mean = mixed(*mean, exec_ns),
+            None => self.bodies.push((architecture.to_owned(), exec_ns)),
+        }
+    }
 }
 
 impl SchedulingPolicy for Locality {
@@ -211,21 +225,24 @@ impl SchedulingPolicy for Locality {
 
     fn pop(&mut self, cx: &SchedCx<'_>, device: DeviceId) -> Option<Assignment> {
         let fits_here = |task| super::fitting_on(cx, task, device).next().is_some();
-        let in_turn = self.ready.in_turn(device, fits_here);
-        let tasks: Vec<_> = in_turn.take(self.window).collect();
+        let mut in_turn = self.ready.in_turn(device, fits_here);
         let mut chosen: Option<(Best, i32, TaskId)> = None;
-        for task in tasks {
+        for _ in 0..self.window {
+            let Some(task) = in_turn.next() else {
+                break;
+            };
             let priority = cx.priority(task);
             if chosen.is_some_and(|(_, highest, _)| priority < highest) {
                 break;
             }
-            let Some(best) = self.best(cx, task) else {
+            let placing = cx.task(task)?;
+            let best = self.loads.best(cx, task);
+            let best = best.filter(|best| placing.choices[best.choice].devices.contains(&device));
+            // Tasks like this one start no sooner, and go where it goes.
+            in_turn.skip_alike();
+            let Some(best) = best else {
                 continue;
             };
-            let placing = cx.task(task)?;
-            if !placing.choices[best.choice].devices.contains(&device) {
-                continue;
-            }
             if chosen.is_none_or(|(first, ..)| best.start_ns() < first.start_ns()) {
                 chosen = Some((best, priority, task));
             }
@@ -235,7 +252,7 @@ impl SchedulingPolicy for Locality {
         }
         let (best, _, task) = chosen?;
         self.ready.remove(task);
-        self.given(cx, task, &best);
+        self.loads.given(cx, task, &best);
         let choice = best.choice;
         Some(Assignment { task, choice })
     }
@@ -248,7 +265,7 @@ impl SchedulingPolicy for Locality {
         let score = |(number, choice): (usize, &Choice)| {
             let transfer_ns = cx.transfer_ns(task, number);
             let exec_ns = cx.exec_ns(task, number).unwrap_or(least / 2);
-            let start = self.wait_ns(cx, choice).saturating_add(transfer_ns);
+            let start = self.loads.wait_ns(cx, choice).saturating_add(transfer_ns);
             (transfer_ns > 0, start.saturating_add(exec_ns), number)
         };
         let fitting = choices.filter(|(number, _)| cx.fits(task, *number));
@@ -256,26 +273,16 @@ impl SchedulingPolicy for Locality {
     }
 
     fn on_done(&mut self, cx: &SchedCx<'_>, task: TaskId, devices: &[DeviceId], exec_ns: u64) {
-        self.gone(task);
-        let Some(&device) = devices.first() else {
-            return;
-        };
-        advance(&mut self.body, exec_ns);
-        let architecture = &cx.machine().device(device).architecture;
-        let known = self
-            .bodies
-            .iter_mut()
-            .find(|(name, _)| name == architecture);
-        if let Some((_, mean)) = known {
-            *mean = mixed(*mean, exec_ns);
-        } else {
-            self.bodies.push((architecture.clone(), exec_ns));
+        self.loads.gone(task);
+        if let Some(&device) = devices.first() {
+            let architecture = &cx.machine().device(device).architecture;
+            self.loads.learn(architecture, exec_ns);
         }
     }
 
     fn on_removed(&mut self, _cx: &SchedCx<'_>, task: TaskId) {
         self.ready.remove(task);
-        self.gone(task);
+        self.loads.gone(task);
     }
 }
 

@@ -1,11 +1,13 @@
 //! Ready tasks as policies keep them: in order of service, grouped by what they ask for.
 //!
 //! Tasks with the same choices form a class: if its first task fits nowhere, none does. So looking for a task for a device costs the number
-//! of *different requests* among those that include the device, not the number of ready tasks.
+//! of *different requests* among those that include the device, not the number of ready tasks. Tasks without data are alike if they also run the
+//! same kind of body: what is best for one of a class is best for all, and [`InTurn::skip_alike`] leaves the others out.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, btree_map};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use parla_core::{DeviceId, TaskId};
 use rustc_hash::{FxHashMap, FxHasher};
@@ -17,14 +19,22 @@ use crate::Choice;
 /// Order of service: higher priority first, then first come.
 type Turn = (Reverse<i32>, u64);
 
+/// The kind of a task's body, if it uses no data; with data no two tasks are alike.
+type Alike = Option<Option<Arc<str>>>;
+
 /// Tasks that ask for the same.
 #[derive(Debug, Default)]
 struct Class {
     choices: Vec<Choice>,
+    alike: Alike,
     tasks: BTreeMap<Turn, TaskId>,
 }
 
 impl Class {
+    fn takes(&self, choices: &[Choice], alike: &Alike) -> bool {
+        self.alike == *alike && self.choices == choices
+    }
+
     fn devices(&self) -> impl Iterator<Item = usize> {
         let devices = self.choices.iter().flat_map(|choice| &choice.devices);
         devices.map(|device| device.0 as usize)
@@ -54,7 +64,8 @@ impl ReadyTasks {
         };
         let turn = (Reverse(cx.priority(task)), self.arrivals);
         self.arrivals += 1;
-        let class = self.class_of(&placing.choices);
+        let alike = (!cx.uses_data(task)).then(|| placing.kind.clone());
+        let class = self.class_of(&placing.choices, alike);
         self.classes[class].tasks.insert(turn, task);
         self.tasks.insert(task, (class, turn));
     }
@@ -72,7 +83,7 @@ impl ReadyTasks {
         for device in class.devices() {
             self.by_device[device].retain(|&other| other != number);
         }
-        let hash = hash_of(&class.choices);
+        let hash = hash_of(&class.choices, &class.alike);
         class.choices.clear();
         if let Some(same) = self.by_choices.get_mut(&hash) {
             same.retain(|other| *other != number);
@@ -91,20 +102,32 @@ impl ReadyTasks {
     ) -> InTurn<'_> {
         let mut heads = BinaryHeap::new();
         for &number in self.by_device.get(device.0 as usize).into_iter().flatten() {
-            let mut rest = self.classes[number].tasks.iter();
+            let class = &self.classes[number];
+            let mut rest = class.tasks.iter();
             if let Some((&turn, &task)) = rest.next()
                 && wanted(task)
             {
-                heads.push(Head { turn, task, rest });
+                let alike = class.alike.is_some();
+                heads.push(Head {
+                    turn,
+                    task,
+                    rest,
+                    alike,
+                });
             }
         }
-        InTurn { heads }
+        InTurn {
+            heads,
+            at_first: false,
+        }
     }
 
-    fn class_of(&mut self, choices: &[Choice]) -> usize {
-        let hash = hash_of(choices);
+    fn class_of(&mut self, choices: &[Choice], alike: Alike) -> usize {
+        let hash = hash_of(choices, &alike);
         let same = self.by_choices.entry(hash).or_default();
-        let known = same.iter().find(|&&n| self.classes[n].choices == choices);
+        let known = same
+            .iter()
+            .find(|&&n| self.classes[n].takes(choices, &alike));
         if let Some(&number) = known {
             return number;
         }
@@ -115,6 +138,7 @@ impl ReadyTasks {
         same.push(number);
         let class = &mut self.classes[number];
         class.choices.extend_from_slice(choices);
+        class.alike = alike;
         for device in class.devices() {
             if self.by_device.len() <= device {
                 self.by_device.resize_with(device + 1, Vec::new);
@@ -127,8 +151,9 @@ impl ReadyTasks {
     }
 }
 
-fn hash_of(choices: &[Choice]) -> u64 {
+fn hash_of(choices: &[Choice], alike: &Alike) -> u64 {
     let mut hasher = FxHasher::default();
+    alike.hash(&mut hasher);
     for choice in choices {
         choice.devices.hash(&mut hasher);
         for claim in &choice.claims {
@@ -144,6 +169,7 @@ struct Head<'a> {
     turn: Turn,
     task: TaskId,
     rest: btree_map::Iter<'a, Turn, TaskId>,
+    alike: bool,
 }
 
 impl PartialEq for Head<'_> {
@@ -167,19 +193,32 @@ impl Ord for Head<'_> {
 /// Tasks of several classes, in order of service.
 pub(crate) struct InTurn<'a> {
     heads: BinaryHeap<Head<'a>>,
+    /// The first of `heads` has been given out.
+    at_first: bool,
+}
+
+impl InTurn<'_> {
+    /// Leaves out all that are like the task that was given out last.
+    pub(crate) fn skip_alike(&mut self) {
+        if self.at_first && self.heads.peek().is_some_and(|head| head.alike) {
+            self.heads.pop();
+            self.at_first = false;
+        }
+    }
 }
 
 impl Iterator for InTurn<'_> {
     type Item = TaskId;
 
     fn next(&mut self) -> Option<TaskId> {
-        let mut head = self.heads.peek_mut()?;
-        let task = head.task;
-        if let Some((&turn, &next)) = head.rest.next() {
-            (head.turn, head.task) = (turn, next);
-        } else {
-            std::collections::binary_heap::PeekMut::pop(head);
+        if std::mem::replace(&mut self.at_first, true) {
+            let mut head = self.heads.peek_mut()?;
+            if let Some((&turn, &next)) = head.rest.next() {
+                (head.turn, head.task) = (turn, next);
+            } else {
+                std::collections::binary_heap::PeekMut::pop(head);
+            }
         }
-        Some(task)
+        self.heads.peek().map(|head| head.task)
     }
 }

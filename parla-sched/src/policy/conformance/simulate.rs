@@ -108,6 +108,11 @@ impl World for Data<'_> {
         self.now
     }
 
+    fn uses_data(&self, placing: &Placing) -> bool {
+        let reads = self.reads.get(&std::ptr::from_ref(placing));
+        reads.is_some_and(|reads| !reads.is_empty())
+    }
+
     fn missing_bytes(&self, placing: &Placing, devices: &[DeviceId]) -> u64 {
         let copies = self.copies(placing, devices);
         copies.iter().map(|&(datum, ..)| self.sizes[datum]).sum()
