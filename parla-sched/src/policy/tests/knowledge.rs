@@ -1,5 +1,6 @@
 //! What policies can ask for beside data and load: measured times, random numbers, and a place to say why.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use parla_core::lock::Mutex;
@@ -193,6 +194,44 @@ fn locality_tries_what_it_does_not_know_and_then_takes_the_faster_device() {
     assert_eq!(run(step(&mut m, 7, None, &world)), (CPU, false));
     m.ended(id(7), 1000, &world);
     assert_eq!(m.validate(), Ok(()));
+}
+
+#[test]
+fn locality_looks_at_one_of_the_tasks_that_are_alike() {
+    struct Counts(Cell<usize>);
+    impl World for Counts {
+        fn now(&self) -> u64 {
+            0
+        }
+        fn missing_bytes(&self, _: &Placing, _: &[DeviceId]) -> u64 {
+            0
+        }
+        fn transfer_ns(&self, _: &Placing, _: &[DeviceId]) -> u64 {
+            self.0.set(self.0.get() + 1);
+            0
+        }
+    }
+    let machine = Arc::new(machine(&[1], &[1000]));
+    let mut m = Mapper::new(machine, make("locality", 0).unwrap(), 2);
+    let (same, world, id) = (Same(0), Counts(Cell::new(0)), TaskId::from_u64);
+    for (task, exec_ns) in [(0, 900_000), (1, 1000)] {
+        step(&mut m, task, Some("a"), &same);
+        m.ended(id(task), exec_ns, &world);
+    }
+    // All want the GPU, which is at work and has no place; the last one may as well go to the CPU.
+    let mut push = |kind: &str, tasks: std::ops::Range<u64>| {
+        for task in tasks {
+            m.spawned(id(task), placing(Some(kind)), 0);
+            m.ready(id(task), &world);
+        }
+    };
+    push("a", 2..1000);
+    push("b", 1000..1001);
+    let placed = m.assign(&world).unwrap();
+    let mut places: Vec<_> = placed.iter().map(|p| (p.task, p.devices[0])).collect();
+    places.sort();
+    assert_eq!(places, [(id(2), GPU), (id(3), GPU), (id(1000), CPU)]);
+    assert!(world.0.get() < 30, "{} questions", world.0.get());
 }
 
 #[test]
