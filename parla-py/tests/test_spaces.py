@@ -36,6 +36,15 @@ def test_one_index_is_one_id():
     assert "T" in space[0].full_name
 
 
+def test_ids_have_hashes_of_their_own():
+    """Sets and dictionaries of ids would be slow otherwise."""
+    T, U = TaskSpace("T"), TaskSpace("U")
+    ids = [space[i, j] for space in (T, U) for i in range(50) for j in range(50)]
+    assert len({hash(task) for task in ids}) > 0.99 * len(ids)
+    # A table of so many places looks at the last bits first.
+    assert len({hash(task) & 0xFFFF for task in ids}) > 0.9 * len(ids)
+
+
 def test_an_id_that_its_space_refers_to_is_collected():
     class Marker:
         pass

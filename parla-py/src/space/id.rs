@@ -140,7 +140,11 @@ unsafe extern "C" fn hash(id: *mut ffi::PyObject) -> ffi::Py_hash_t {
     // SAFETY: called by the interpreter with an id.
     let id: &TaskID = unsafe { value_of(id) };
     let hash = FxBuildHasher.hash_one((id.space.as_ptr().addr(), &id.key));
-    isize::from_ne_bytes(hash.to_ne_bytes()).max(0)
+    // -1 says that there is an error.
+    match isize::from_ne_bytes(hash.to_ne_bytes()) {
+        -1 => -2,
+        hash => hash,
+    }
 }
 
 unsafe extern "C" fn compare(
