@@ -108,6 +108,10 @@ pub trait Device: Send + Sync + Debug {
     /// [`DeviceError::OutOfMemory`] with the numbers; [`DeviceError::Lost`]; what the driver says.
     fn allocate(&self, bytes: u64) -> Result<Arc<Block>, DeviceError>;
 
+    /// Gives memory that nobody uses, and that is kept here for later, back to the system: for libraries that allocate from that
+    /// themselves. May wait until what was dropped so far is free.
+    fn release_unused(&self) {}
+
     /// A new stream, from a pool: dropping it gives it back.
     ///
     /// # Errors

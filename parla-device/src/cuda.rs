@@ -7,7 +7,7 @@
 //! * `physical`: a card with its context, its pools of streams and events, and whether it is lost.
 //! * `device`: a logical GPU, with a memory pool of its own; several may share a card (`PARLA_VIRTUAL_GPUS`).
 //! * `stream`, `event`, `completion`: the queue, the points in it, and the one thread that notices them.
-//! * `upstream`: what a stream relies on beyond its own card.
+//! * `upstream`: what a stream relies on beyond its own card. `words`: how it waits for events of other backends.
 //! * `shape`: boxes as the driver's copies of one to three dimensions. `staging`: copies from and to memory of the host that is not
 //!   page-locked, through pieces that are. `occupy`: a kernel that takes a given time. `pinning`: memory of the host that becomes page-locked.
 //!
@@ -26,6 +26,7 @@ mod shape;
 mod staging;
 mod stream;
 mod upstream;
+mod words;
 
 use std::sync::Arc;
 

@@ -196,3 +196,65 @@ fn a_process_with_a_lost_device_and_work_left_exits() {
         }
     });
 }
+
+#[test]
+fn a_copy_from_a_lost_card_is_not_the_end_of_the_other() {
+    let test = "a_copy_from_a_lost_card_is_not_the_end_of_the_other";
+    with_driver(test, &[], || {
+        let devices = gpus(&CudaOptions::default());
+        let (there, here) = (&devices[0], &devices[1]);
+        let from = there.allocate(100).unwrap();
+        let to = here.allocate(100).unwrap();
+        let (crashed, stream) = (there.stream().unwrap(), here.stream().unwrap());
+        driver::crash(crashed.raw().unwrap());
+        // Nobody has told the backend yet.
+        let synchronize: unsafe extern "C" fn(usize) -> i32 =
+            driver::function(c"cuStreamSynchronize");
+        let before = there.make_current().unwrap();
+        // SAFETY: a live stream, whose context is current.
+        assert_eq!(unsafe { synchronize(crashed.raw().unwrap()) }, 700);
+        there.restore_current(&before);
+        assert!(there.failure().is_none());
+        let copied = stream.copy(whole((&from, Some(there)), (&to, Some(here))));
+        let text = copied.expect_err("from a lost card").to_string();
+        assert!(text.contains("gpu:0 is lost"), "{text}");
+        assert!(there.failure().is_some());
+        let data = pattern(100, 1);
+        let again = here.stream().unwrap();
+        again
+            .copy(whole((&host(&data), None), (&to, Some(here))))
+            .unwrap();
+        assert!(read(&again, here, &to) == data);
+        assert!(here.failure().is_none());
+    });
+}
+
+#[test]
+fn what_one_gpu_freed_is_there_for_the_others_of_its_card_and_for_other_libraries() {
+    let test = "what_one_gpu_freed_is_there_for_the_others_of_its_card_and_for_other_libraries";
+    let fake = [("DEVICES", "1"), ("MEMORY", "1000000")];
+    with_driver(test, &fake, || {
+        let options = CudaOptions {
+            virtual_gpus: Some(2),
+            memory: vec![500_000],
+        };
+        let devices = gpus(&options);
+        let take: unsafe extern "C" fn(*mut u64, usize) -> i32 = driver::function(c"cuMemAlloc_v2");
+        let take = |bytes| {
+            let before = devices[0].make_current().unwrap();
+            let mut address = 0;
+            // SAFETY: writes one address; a context is current.
+            let code = unsafe { take(&raw mut address, bytes) };
+            devices[0].restore_current(&before);
+            code
+        };
+        assert_eq!(take(300_000), 0, "a library of the program's");
+        drop(devices[0].allocate(400_000).unwrap());
+        let block = devices[1].allocate(400_000).unwrap();
+        drop(block);
+        // Both keep what was freed, until they are told not to.
+        assert_eq!(take(400_000), 2, "out of memory");
+        devices[0].release_unused();
+        assert_eq!(take(400_000), 0);
+    });
+}

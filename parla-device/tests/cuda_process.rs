@@ -4,17 +4,17 @@
 #![cfg(all(target_os = "linux", not(crossbeam_sanitize)))]
 
 #[path = "fake_cuda/driver.rs"]
-#[expect(dead_code, reason = "shared with other tests, which use all of it")]
 mod driver;
 #[path = "fake_cuda/memory.rs"]
 #[expect(dead_code, reason = "shared with other tests, which use all of it")]
 mod memory;
 
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use driver::{LIMIT, first, function, gpus, with_driver, with_library};
 use memory::{host, pattern, read, whole};
-use parla_device::CudaOptions;
+use parla_device::{Backend as _, CudaOptions, HostBackend, HostOptions, Stream};
 
 /// The calling thread's context.
 fn current() -> usize {
@@ -96,6 +96,50 @@ fn streams_of_others_are_waited_for() {
 }
 
 #[test]
+fn a_wait_for_another_backend_does_not_hold_up_those_who_wait_for_events() {
+    // As page-locked memory that is given back would: the driver waits for all streams then.
+    let test = "a_wait_for_another_backend_does_not_hold_up_those_who_wait_for_events";
+    with_driver(test, &[], || {
+        let options = HostOptions {
+            workers: Some(1),
+            memory: Some(1 << 30),
+            ..HostOptions::default()
+        };
+        let cpu = HostBackend::probe(&options).expect("a CPU").devices();
+        let (gpu, before) = (first(), cpu[0].stream().expect("a stream"));
+        let block = gpu.allocate(8).expect("memory");
+        let [held, waits] = [(); 2].map(|()| gpu.stream().expect("a stream"));
+        let gate_on = |stream: &Arc<dyn Stream>| {
+            let (open, opened) = channel::<()>();
+            let raw = stream.raw().expect("a handle");
+            driver::kernel(raw, block.address(), 8, move |_| {
+                opened.recv_timeout(LIMIT).expect("it is opened");
+            });
+            open
+        };
+        let last = gate_on(&held);
+        let (open, opened) = channel::<()>();
+        let wait = move || opened.recv_timeout(LIMIT).expect("it is opened");
+        before.launch(Box::new(wait), 0).expect("launched");
+        let event = before.record().expect("an event");
+        waits.wait(&event).expect("a wait");
+        open.send(()).expect("the stream waits");
+        event.synchronize().expect("no error");
+        let gate = gate_on(&waits);
+        let event = waits.record().expect("an event");
+        let (sender, called) = channel();
+        event.on_done(Box::new(move |end| {
+            sender.send(end).expect("the test waits")
+        }));
+        gate.send(()).expect("the stream waits");
+        let end = called.recv_timeout(LIMIT).expect("it is noticed");
+        end.expect("it went well");
+        last.send(()).expect("the stream waits");
+        held.synchronize().expect("no error");
+    });
+}
+
+#[test]
 fn while_somebody_records_a_graph_events_are_neither_lost_nor_an_error() {
     let test = "while_somebody_records_a_graph_events_are_neither_lost_nor_an_error";
     with_driver(test, &[], || {
@@ -133,7 +177,7 @@ fn a_fork_does_not_call_the_driver() {
         let child = unsafe { libc::fork() };
         if child == 0 {
             let refused = gpu.allocate(1).is_err() && stream.record().is_err();
-            drop((block, stream));
+            drop((block, stream, gpu));
             let same = driver::live().allocations == allocations;
             // SAFETY: ends the child.
             unsafe { libc::_exit(if refused && same { 0 } else { 1 }) };

@@ -46,12 +46,11 @@ def virtual_gpus() -> dict[str, Any]:
 @check("gpu", PARLA_VIRTUAL_GPUS="4")
 def halo_exchange() -> dict[str, Any]:
     """Jacobi's method on four GPUs that are made of what there is: NumPy's result, and no byte more moved than must be."""
-    from driver import Driver
-    from parla import Parla, TaskSpace, get_current_stream, spawn
+    from parla import Parla, TaskSpace, _native, get_current_stream, spawn
     from parla.devices import gpu
     from parla.parray import asarray
 
-    n, n_steps, n_bands, driver = 512, 30, len(gpu), Driver()
+    n, n_steps, n_bands = 512, 30, len(gpu)
     grid = np.zeros((n, n))
     grid[0] = 1.0
     arrays = [grid.copy(), np.empty_like(grid)]
@@ -68,6 +67,8 @@ def halo_exchange() -> dict[str, Any]:
 
                 @spawn(T[step, band], before, placement=gpu(band), input=[around], output=[inside])
                 def sweep():
+                    # A kernel belongs to the card that it was loaded on.
+                    driver = driver_of(_native.assignment()[0]["ordinal"])
                     driver.sweep(around.array, inside.array, start - halo, get_current_stream().ptr)
 
     expected, other = grid.copy(), grid.copy()

@@ -199,7 +199,8 @@ def numba_arrays() -> dict[str, Any]:
             if memory.device.name != device.name and len(gpu) == len(cuda.gpus):
                 raise AssertionError(f"the array of {device} is in {memory}")
             after = spawn(placement=cpu)(current).result(60)
-            if after != before:
+            # CuPy's context stays on a thread that had none.
+            if after != before and (before is not None or "cupy" not in sys.modules):
                 raise AssertionError(f"Numba's current device was {before}, and is {after} after a task on {device}")
     if values.tolist() != (np.arange(6.0).reshape(2, 3) + len(gpu)).tolist():
         raise AssertionError(f"the result is {values.tolist()}")

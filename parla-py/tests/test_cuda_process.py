@@ -13,7 +13,7 @@ pytest.importorskip("numpy")
 PRELUDE = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "parla-py/gpu")!r})
-from ctypes import byref, c_int, c_uint64, c_void_p
+from ctypes import byref, c_int, c_size_t, c_uint64, c_void_p
 from driver import Driver
 from parla import Parla, TaskSpace, get_current_context, get_current_stream, spawn
 from parla.devices import cpu, gpu
@@ -71,6 +71,106 @@ with Parla(workers=1):
 assert current() is None
 """,
         FAKE_CUDA_DEVICES="2",
+    )
+
+
+def test_cupys_context_stays_on_a_thread_that_had_none(driver):
+    """CuPy makes a context current once per thread and device, by CUDA's runtime, and from then on counts on it when it launches kernels."""
+    run(
+        driver,
+        PRELUDE
+        + """
+import sys, threading, types
+driver, seen = Driver(), threading.local()
+driver.call("cuCtxSetCurrent", None)
+
+class Device:
+    def __init__(self, ordinal=None):
+        self.id = getattr(seen, "device", 0) if ordinal is None else ordinal
+
+    def use(self):
+        seen.device = self.id
+        context = c_void_p()
+        driver.call("cuDevicePrimaryCtxRetain", byref(context), c_int(self.id))
+        driver.call("cuCtxSetCurrent", context)
+
+class Stream:
+    @classmethod
+    def from_external(cls, stream):
+        return cls()
+
+    def use(self):
+        pass
+
+cupy = types.ModuleType("cupy")
+runtime = types.SimpleNamespace(getDeviceCount=lambda: 2)
+cupy.cuda = types.SimpleNamespace(runtime=runtime, Device=Device, Stream=Stream, get_current_stream=Stream)
+sys.modules["cupy"] = cupy
+
+def launch():
+    ordinal = Device().id
+    initialized = seen.__dict__.setdefault("initialized", set())
+    if ordinal not in initialized:
+        Device().use()
+        initialized.add(ordinal)
+    context, primary = c_void_p(), c_void_p()
+    driver.call("cuCtxGetCurrent", byref(context))
+    driver.call("cuDevicePrimaryCtxRetain", byref(primary), c_int(ordinal))
+    return context.value == primary.value
+
+with Parla(workers=1):
+    for i in (0, 1, 0):
+        assert spawn(placement=gpu(i))(launch).result(20)
+        assert spawn(placement=cpu)(launch).result(20), i
+""",
+        FAKE_CUDA_DEVICES="2",
+    )
+
+
+def test_memory_set_aside_is_there_for_other_libraries(driver):
+    """What arrays of Parla's had goes back to the card, when it is reserved and when a body is run again that could not have it."""
+    run(
+        driver,
+        PRELUDE
+        + """
+import numpy as np
+from parla import reserve_persistent_memory
+from parla.parray import asarray
+driver, MB, taken = Driver(), 1 << 20, []
+
+class OutOfMemoryError(RuntimeError):
+    "Torch's is none of Python's MemoryErrors."
+
+def take():
+    address = c_uint64()
+    code = driver.library.cuMemAlloc_v2(byref(address), c_size_t(80 * MB))
+    if code == 2:
+        taken.append(None)
+        raise OutOfMemoryError
+    assert code == 0, code
+    taken.append(address)
+
+def fill():
+    with Parla():
+        arrays = [asarray(np.zeros(20 * MB, np.uint8)) for _ in range(3)]
+        for array in arrays:
+            spawn(placement=gpu(0), input=[array])(lambda: None).result(20)
+        yield
+
+for _ in fill():
+    assert isinstance(spawn(placement=gpu(0))(take).exception(20), OutOfMemoryError)
+    spawn(placement=gpu(0), retries=1)(take).result(20)
+assert taken[:2] == [None, None] and len(taken) == 3, taken
+driver.call("cuMemFree_v2", taken[2])
+for _ in fill():
+    with reserve_persistent_memory(60 * MB, gpu(0)):
+        driver.use()
+        take()
+""",
+        FAKE_CUDA_DEVICES="1",
+        FAKE_CUDA_MEMORY=str(128 << 20),
+        FAKE_CUDA_DELAY_US="0",
+        PARLA_GPU_MEM="64M",
     )
 
 

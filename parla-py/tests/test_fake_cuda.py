@@ -158,7 +158,7 @@ print(ended)
 def test_nothing_of_the_driver_is_left_by_many_tasks(driver):
     """Over 100 000 tasks the pools of streams, events and memory stay as big as they were after the first 5 000; no device memory outlives the block."""
     program = """
-import ctypes
+import ctypes, os, time
 import numpy as np
 from parla import Parla, TaskSpace, spawn
 from parla.devices import gpu
@@ -186,8 +186,11 @@ with Parla():
         most.append(live())
 for counts in most:
     assert all(later <= first + 50 for first, later in zip(most[0], counts)), most  # how many are under way at once varies
-streams, events, memory, pinned, contexts = live()
-assert memory == 0, live()
+# What is freed last is freed on a stream of its own.
+until = time.monotonic() + 20
+while live()[2] and time.monotonic() < until:
+    os.sched_yield()
+assert live()[2] == 0, live()
 print("done")
 """
     assert run(driver, program, limit=110, FAKE_CUDA_DEVICES="2", FAKE_CUDA_DELAY_US="0") == "done\n"

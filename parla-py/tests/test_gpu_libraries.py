@@ -118,6 +118,7 @@ def test_what_a_body_leaves_on_the_stack_of_contexts_is_taken_off(cuda, left):
     cuda(f"""
         import ctypes
         driver = ctypes.CDLL("libcuda.so.1")
+        assert driver.cuInit(0) == 0
 
         def primary(ordinal):
             context = ctypes.c_void_p()

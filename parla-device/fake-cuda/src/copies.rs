@@ -2,6 +2,9 @@
 
 use crate::memory::{is_device, is_pinned, resolve};
 
+/// The largest pitch, as the attribute of the devices says.
+const MOST_PITCH: u64 = i32::MAX as u64;
+
 /// `depth` slices of `height` rows of `width` bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows {
@@ -65,8 +68,11 @@ impl Rows {
     pub(crate) fn is_sane(&self) -> bool {
         let sides = [&self.source, &self.destination];
         let pitch = |side: &Side| self.height <= 1 && self.depth <= 1 || side.pitch >= self.width;
-        let slice = |side: &Side| self.depth <= 1 || side.slice >= side.pitch * self.height.min(1);
+        let slice = |side: &Side| self.depth <= 1 || side.slice >= side.pitch * self.height;
         sides.iter().all(|side| pitch(side) && slice(side))
+            && sides
+                .iter()
+                .all(|side| side.pitch <= MOST_PITCH || self.height <= 1 && self.depth <= 1)
             && self.width < 1 << 40
             && !self.overlaps_itself()
     }

@@ -2,11 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::io::Write as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::config;
 use crate::memory::{Device, devices};
 use crate::status;
+use crate::stream::{in_host_function, synchronize_all};
 
 /// Defines exported functions whose bodies give a `Result`, and `TABLE`, which lists them. What callers promise is what NVIDIA's
 /// documentation demands of them.
@@ -14,7 +17,10 @@ macro_rules! export {
     ($($name:ident($($argument:ident: $kind:ty),*) $body:block)*) => {$(
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($($argument: $kind),*) -> c_int {
-            let perform = move || -> Outcomes { $body };
+            let perform = move || -> Outcomes {
+                may_call(stringify!($name))?;
+                $body
+            };
             code(perform())
         }
     )*
@@ -32,6 +38,40 @@ thread_local! {
     static CAPTURE_MODE: Cell<c_uint> = const { Cell::new(0) };
 }
 
+/// What may be asked of a driver that is not initialised.
+const ALWAYS: [&str; 6] = [
+    "cuInit",
+    "cuDriverGetVersion",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuGetExportTable",
+    "cuGetProcAddress_v2",
+];
+
+/// Whether the calling thread may call this function now.
+fn may_call(name: &str) -> Outcomes {
+    static PROCESS: OnceLock<u32> = OnceLock::new();
+    let of_tests = name.starts_with("fake");
+    if *PROCESS.get_or_init(std::process::id) != std::process::id() && !of_tests {
+        let _ = writeln!(std::io::stderr(), "{name} was called in a fork");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a program under test that does this is to end, whatever it makes of errors"
+        )]
+        std::process::abort();
+    }
+    if in_host_function() && !of_tests {
+        return Err(status::NOT_PERMITTED);
+    }
+    if !INITIALIZED.load(Ordering::SeqCst) && !of_tests && !ALWAYS.contains(&name) {
+        return Err(status::NOT_INITIALIZED);
+    }
+    Ok(())
+}
+
+static INITIALIZED: AtomicBool = AtomicBool::new(false);
+/// The devices' compute capability, times ten.
+const CAPABILITY: c_int = 80;
 /// Whether somebody records a graph.
 static CAPTURES: AtomicBool = AtomicBool::new(false);
 
@@ -88,8 +128,15 @@ fn device(ordinal: c_int) -> Result<&'static Device, i32> {
 }
 
 export! {
-    cuInit(_flags: c_uint) {
-        if config().n_devices == 0 { Err(status::NO_DEVICE) } else { Ok(()) }
+    cuInit(flags: c_uint) {
+        if flags != 0 {
+            return Err(status::INVALID_VALUE);
+        }
+        if config().n_devices == 0 {
+            return Err(status::NO_DEVICE);
+        }
+        INITIALIZED.store(true, Ordering::SeqCst);
+        Ok(())
     }
     cuDriverGetVersion(out: *mut c_int) {
         // SAFETY: the caller's promise.
@@ -129,7 +176,8 @@ export! {
         let value = match attribute {
             11 => c_int::MAX, // the largest pitch
             16 | 39 => 1024, // multiprocessors, threads of each
-            75 => 8, // the compute capability, 8.0
+            75 => CAPABILITY / 10, // the compute capability
+            76 => CAPABILITY % 10,
             41 | 115 => 1, // unified addressing, memory pools
             _ => 0,
         };
@@ -148,8 +196,10 @@ export! {
         unsafe { put(out, device.handle()) }
     }
     cuDevicePrimaryCtxRelease_v2(ordinal: c_int) {
-        device(ordinal)?.retained.fetch_sub(1, Ordering::SeqCst);
-        Ok(())
+        let retained = &device(ordinal)?.retained;
+        let less = |n: u64| n.checked_sub(1);
+        let released = retained.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        released.map(drop).map_err(|_| status::INVALID_CONTEXT)
     }
     cuCtxPushCurrent_v2(context: usize) {
         Device::of(context).ok_or(status::INVALID_CONTEXT)?;
@@ -162,6 +212,9 @@ export! {
         if out.is_null() { Ok(()) } else { unsafe { put(out, top) } }
     }
     cuCtxSetCurrent(context: usize) {
+        if context != 0 && Device::of(context).is_none() {
+            return Err(status::INVALID_CONTEXT);
+        }
         CONTEXTS.with_borrow_mut(|stack| {
             stack.pop();
             if context != 0 {
@@ -198,7 +251,11 @@ export! {
         unsafe { put(out, found.unwrap_or(std::ptr::null())) }?;
         found.map(drop).ok_or(status::NOT_FOUND)
     }
-    cuCtxSynchronize() { current().map(drop) }
+    cuCtxSynchronize() {
+        permitted()?;
+        synchronize_all(current()?);
+        current().map(drop)
+    }
     cuThreadExchangeStreamCaptureMode(mode: *mut c_uint) {
         // SAFETY: the caller's promise.
         unsafe { put(mode, CAPTURE_MODE.replace(mode.read())) }
@@ -221,6 +278,8 @@ fn texts(error: c_int) -> (&'static CStr, &'static CStr) {
         0 => (c"CUDA_SUCCESS", c"no error"),
         status::INVALID_VALUE => (c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
         status::OUT_OF_MEMORY => (c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
+        status::NOT_INITIALIZED => (c"CUDA_ERROR_NOT_INITIALIZED", c"initialization error"),
+        status::NOT_PERMITTED => (c"CUDA_ERROR_NOT_PERMITTED", c"operation not permitted"),
         status::NO_DEVICE => (
             c"CUDA_ERROR_NO_DEVICE",
             c"no CUDA-capable device is detected",

@@ -38,15 +38,12 @@ impl Kernel {
     ///
     /// # Safety
     /// `arguments` points to as many pointers as the kernel has parameters, each to a value of its type.
-    pub(crate) unsafe fn new(
-        function: usize,
-        arguments: *const *const c_void,
-    ) -> Result<Self, i32> {
+    pub(crate) unsafe fn new(kernel: usize, arguments: *const *const c_void) -> Result<Self, i32> {
         // SAFETY: the caller's promise.
         let long = |i: usize| unsafe { (*arguments.add(i)).cast::<u64>().read_unaligned() };
         // SAFETY: the caller's promise.
         let short = |i: usize| unsafe { (*arguments.add(i)).cast::<u32>().read_unaligned() };
-        match function.checked_sub(1).and_then(|i| NAMES.get(i)) {
+        match NAMES.get(kernel) {
             Some(&"empty") => Ok(Self::Empty),
             Some(&"spin") => Ok(Self::Spin(long(0))),
             Some(&"scale") => Ok(Self::Scale {
@@ -67,6 +64,15 @@ impl Kernel {
             }),
             Some(&"crash") => Ok(Self::Crash),
             _ => Err(status::INVALID_HANDLE),
+        }
+    }
+
+    /// The device memory that it uses.
+    pub(crate) fn addresses(&self) -> Vec<u64> {
+        match *self {
+            Self::Scale { base, .. } => vec![base],
+            Self::Sweep { old, new, .. } => vec![old, new],
+            _ => Vec::new(),
         }
     }
 

@@ -2,12 +2,13 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parla_core::lock::Mutex;
 
 use crate::config::config;
+use crate::pool::Pool;
 use crate::status;
 
 /// A physical device; its address is the handle of its primary context.
@@ -41,7 +42,8 @@ const ALIGNMENT: usize = 512;
 
 struct Allocation {
     bytes: u64,
-    counted: bool,
+    /// None: it was allocated without a pool.
+    pool: Option<Arc<Pool>>,
 }
 
 // By device address.
@@ -77,46 +79,65 @@ impl Device {
             .compare_exchange(0, error, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    pub(crate) fn allocate(&self, bytes: u64) -> Result<u64, i32> {
+    /// Counts bytes as used, if there are so many.
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<(), i32> {
         let fits = |used: u64| {
             used.checked_add(bytes)
                 .filter(|&all| all <= config().memory)
         };
-        if self
+        let reserved = self
             .used
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits)
-            .is_err()
-        {
-            return Err(status::OUT_OF_MEMORY);
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits);
+        reserved.map(drop).map_err(|_| status::OUT_OF_MEMORY)
+    }
+
+    /// Undoes `reserve`.
+    pub(crate) fn release(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    /// Memory from a pool, for work of a stream (by its address); without a pool memory of the device's own.
+    pub(crate) fn allocate(
+        &self,
+        bytes: u64,
+        from: Option<(&Arc<Pool>, usize)>,
+    ) -> Result<u64, i32> {
+        match from {
+            Some((pool, stream)) => pool.take(bytes, stream)?,
+            None => self.reserve(bytes)?,
         }
         // SAFETY: the layout's size is not zero.
         let host = unsafe { alloc(layout(bytes)) };
         assert!(!host.is_null(), "the host has no memory left");
         let address = host as u64 | (self.ordinal as u64 + 1) << DEVICE_SHIFT;
-        ALLOCATIONS.lock().insert(
-            address,
-            Allocation {
-                bytes,
-                counted: true,
-            },
-        );
+        let pool = from.map(|(pool, _)| Arc::clone(pool));
+        ALLOCATIONS
+            .lock()
+            .insert(address, Allocation { bytes, pool });
         Ok(address)
     }
 
-    pub(crate) fn free(&self, address: u64) -> Result<(), i32> {
-        let allocation = ALLOCATIONS
-            .lock()
-            .remove(&address)
-            .ok_or(status::INVALID_VALUE)?;
-        if allocation.counted {
-            self.used.fetch_sub(allocation.bytes, Ordering::SeqCst);
-        }
+    /// Frees memory, in the order of a stream (by its address) or at once.
+    pub(crate) fn free(&self, address: u64, stream: Option<usize>) -> Result<(), i32> {
+        let allocation = {
+            let mut all = ALLOCATIONS.lock();
+            // What comes from a pool may be freed by either; what does not, only at once.
+            let found = all.get(&address).ok_or(status::INVALID_VALUE)?;
+            if stream.is_some() && found.pool.is_none() {
+                return Err(status::INVALID_VALUE);
+            }
+            all.remove(&address).ok_or(status::INVALID_VALUE)?
+        };
         let host = (address & ((1 << DEVICE_SHIFT) - 1)) as *mut u8;
         // SAFETY: `allocate` got it with this layout, and it was in the table, so it was not freed before. It is filled so that
         // who reads it nevertheless sees nonsense.
         unsafe {
             host.write_bytes(0xEE, allocation.bytes as usize);
             dealloc(host, layout(allocation.bytes));
+        }
+        match allocation.pool {
+            Some(pool) => pool.give_back(allocation.bytes, stream.unwrap_or(0)),
+            None => self.release(allocation.bytes),
         }
         Ok(())
     }
@@ -142,6 +163,24 @@ pub(crate) fn device_with(address: u64) -> Option<&'static Device> {
     let ordinal = (address >> DEVICE_SHIFT).checked_sub(1)?;
     resolve(address, 1).ok()?;
     devices().get(ordinal as usize)
+}
+
+/// Whether kernels on a device may use this address: memory of its own, of a pool that is shared with it, or page-locked.
+pub(crate) fn is_reachable(address: u64, device: &Device) -> bool {
+    if !is_device(address) {
+        return is_pinned(address, 1);
+    }
+    let allocations = ALLOCATIONS.lock();
+    let below = allocations.range(..=address).next_back();
+    below.is_some_and(|(_, piece)| match &piece.pool {
+        Some(pool) => pool.is_open_to(device),
+        None => is_on(address, device),
+    })
+}
+
+/// Whether this is an address of that device.
+pub(crate) fn is_on(address: u64, device: &Device) -> bool {
+    address >> DEVICE_SHIFT == device.ordinal as u64 + 1
 }
 
 /// Where the bytes of any address are in the host's memory; an error when they are not all in one live piece of a device's memory.

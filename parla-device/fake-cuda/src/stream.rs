@@ -1,9 +1,10 @@
 //! Streams, each a thread that does one thing after the other, not quickly; and events.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::c_void;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,8 @@ use parla_core::lock::{Condvar, Mutex};
 use crate::config::config;
 use crate::copies::Rows;
 use crate::kernels::Kernel;
-use crate::memory::Device;
-use crate::status;
+use crate::memory::{Device, is_reachable};
+use crate::{pool, status};
 
 /// How often those who wait look whether their device is lost.
 const LOOK: Duration = Duration::from_millis(2);
@@ -41,7 +42,10 @@ pub(crate) enum Work {
     Record(Arc<Mark>),
     Wait(Arc<Mark>),
     WaitValue(u64, u32),
+    /// A function of the host, on the driver's thread for these.
     Call(unsafe extern "C" fn(*mut c_void), usize),
+    /// A function of the host that stands for a kernel.
+    Play(unsafe extern "C" fn(*mut c_void), usize),
     Launch(Kernel),
     Free(u64),
     Illegal,
@@ -59,6 +63,30 @@ struct Queue {
     /// Enqueued and not yet done.
     outstanding: usize,
     closed: bool,
+}
+
+/// All streams that were not destroyed.
+static STREAMS: Mutex<Vec<Weak<Stream>>> = Mutex::new(Vec::new());
+/// Functions of the host are called one after the other, whatever stream they are on: the real driver may do so.
+static HOST_FUNCTIONS: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is in a function that a stream calls: it may not use the driver.
+pub(crate) fn in_host_function() -> bool {
+    IN_HOST_FUNCTION.get()
+}
+
+/// Waits for all streams of a device.
+pub(crate) fn synchronize_all(device: &Device) {
+    let streams: Vec<_> = STREAMS.lock().iter().filter_map(Weak::upgrade).collect();
+    for stream in streams {
+        if std::ptr::eq(stream.device, device) {
+            stream.synchronize();
+        }
+    }
 }
 
 static N_STREAMS: AtomicUsize = AtomicUsize::new(0);
@@ -125,6 +153,10 @@ impl Stream {
             }),
             changed: Condvar::new(),
         });
+        let mut all = STREAMS.lock();
+        all.retain(|stream| stream.strong_count() > 0);
+        all.push(Arc::downgrade(&stream));
+        drop(all);
         let worker = Arc::clone(&stream);
         thread::spawn(move || {
             worker.run(Delays::of(number));
@@ -165,6 +197,13 @@ impl Stream {
         while queue.outstanding > 0 && self.device.check().is_ok() {
             self.changed.wait_until(&mut queue, Instant::now() + LOOK);
         }
+        drop(queue);
+        pool::seen(self.id());
+    }
+
+    /// Tells streams apart.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(self) as usize
     }
 
     fn run(&self, mut delays: Delays) {
@@ -212,10 +251,26 @@ impl Stream {
                     thread::sleep(Duration::from_micros(20));
                 }
             }
-            // SAFETY: function and argument were given for exactly this call.
-            Work::Call(function, argument) => unsafe { function(argument as *mut c_void) },
-            Work::Launch(kernel) => kernel.perform()?,
-            Work::Free(address) => self.device.free(address)?,
+            Work::Call(function, argument) => {
+                let _one_at_a_time = HOST_FUNCTIONS.lock();
+                IN_HOST_FUNCTION.set(true);
+                // SAFETY: function and argument were given for exactly this call.
+                unsafe { function(argument as *mut c_void) };
+                IN_HOST_FUNCTION.set(false);
+            }
+            // SAFETY: as above.
+            Work::Play(function, argument) => unsafe { function(argument as *mut c_void) },
+            Work::Launch(kernel) => {
+                if !kernel
+                    .addresses()
+                    .into_iter()
+                    .all(|address| is_reachable(address, self.device))
+                {
+                    return Err(status::ILLEGAL_ADDRESS);
+                }
+                kernel.perform()?;
+            }
+            Work::Free(address) => self.device.free(address, Some(self.id()))?,
             Work::Illegal => return Err(status::ILLEGAL_ADDRESS),
         }
         Ok(())

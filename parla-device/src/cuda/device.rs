@@ -101,6 +101,15 @@ impl Logical {
         sharing.map(|_| 1).sum()
     }
 
+    /// What users call a card: the first logical GPU on it.
+    pub(super) fn name_of(&self, card: &Arc<Physical>) -> String {
+        let index = self.cards.iter().position(|one| Arc::ptr_eq(one, card));
+        index.map_or_else(
+            || card.model.clone(),
+            |index| format!("{ARCHITECTURE}:{index}"),
+        )
+    }
+
     /// An error when the device is lost.
     pub(super) fn check(&self) -> Result<(), DeviceError> {
         self.card.loss().map_or(Ok(()), |reason| {
@@ -173,7 +182,7 @@ impl Memory {
                 unsafe { (driver.pool_set_access)(pool, &raw const access, 1) };
             }
         }
-        card.pools.lock().push(pool);
+        card.pools.lock().push((pool, stream));
         Ok(memory)
     }
 
@@ -184,10 +193,7 @@ impl Memory {
         let _current = card.enter()?;
         match self.try_allocate(bytes) {
             Err(failure) if failure.code == OUT_OF_MEMORY => {
-                for &pool in card.pools.lock().iter() {
-                    // SAFETY: pools in the list are alive.
-                    unsafe { (card.driver.pool_trim)(pool, 0) };
-                }
+                card.trim_pools();
                 self.try_allocate(bytes)
             }
             done => done,
@@ -221,7 +227,13 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.card.pools.lock().retain(|&pool| pool != self.pool);
+        self.card
+            .pools
+            .lock()
+            .retain(|&(pool, _)| pool != self.pool);
+        if self.card.driver.check_process("cuMemPoolDestroy").is_err() {
+            return;
+        }
         // SAFETY: no block of the pool is left, as they hold the device that holds this; the driver waits for what is outstanding.
         unsafe { (self.card.driver.pool_destroy)(self.pool) };
         self.card.put_stream(self.stream);
@@ -340,6 +352,17 @@ impl Device for CudaDevice {
                 )))
             },
         )
+    }
+
+    fn release_unused(&self) {
+        let card = &self.0.card;
+        // Without a context there is no pool.
+        if !card.pools.lock().is_empty()
+            && self.0.check().is_ok()
+            && let Ok(_current) = card.enter()
+        {
+            card.trim_pools();
+        }
     }
 
     fn stream(&self) -> Result<Arc<dyn Stream>, DeviceError> {

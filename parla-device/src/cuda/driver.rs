@@ -304,6 +304,9 @@ impl Driver {
 
     /// The name of an error and what it says.
     pub(super) fn explain(&self, code: u32) -> String {
+        if self.check_process("cuGetErrorName").is_err() {
+            return "this process is a fork of one that used the driver".to_owned();
+        }
         let text = |function: unsafe extern "C" fn(u32, *mut *const c_char) -> u32| {
             let mut text = std::ptr::null();
             // SAFETY: writes one pointer, to a text that lives as long as the driver; null for unknown errors.

@@ -9,6 +9,7 @@ use parla_core::lock::Mutex;
 
 use super::driver::{Driver, Failure, Handle, NOT_READY, check};
 use super::staging::Staging;
+use super::words::Words;
 use super::{occupy, pinning};
 use crate::DeviceError;
 
@@ -38,8 +39,10 @@ pub(super) struct Physical {
     streams: Mutex<Vec<Handle>>,
     events: Mutex<Vec<Handle>>,
     pub(super) staging: Mutex<Staging>,
-    /// A pool of every logical GPU on this card: their unused memory is one another's last resort.
-    pub(super) pools: Mutex<Vec<Handle>>,
+    pub(super) words: Mutex<Words>,
+    /// A pool of every logical GPU on this card, with the stream on which its memory is freed: their unused memory is one another's last
+    /// resort.
+    pub(super) pools: Mutex<Vec<(Handle, Handle)>>,
     /// The kernel that takes a given time, once somebody needed it.
     occupying: OnceLock<Handle>,
     /// Whether the driver lets streams wait for a word of memory, as far as is known.
@@ -84,6 +87,7 @@ impl Physical {
             streams: Mutex::new(Vec::new()),
             events: Mutex::new(Vec::new()),
             staging: Mutex::new(Staging::default()),
+            words: Mutex::new(Words::default()),
             pools: Mutex::new(Vec::new()),
             occupying: OnceLock::new(),
             can_wait_for_value: AtomicBool::new(true),
@@ -133,6 +137,9 @@ impl Physical {
 
     /// Undoes `make_current` on the same thread, and whatever else was put on the stack since.
     pub(super) fn restore_current(&self, before: &[Handle]) {
+        if self.driver.check_process("cuCtxPopCurrent").is_err() {
+            return;
+        }
         self.take_contexts();
         self.put_contexts(before);
     }
@@ -328,6 +335,18 @@ impl Physical {
         })
     }
 
+    /// Gives all memory that its pools keep and nobody uses back to the card; the context is current. The driver counts memory as used until
+    /// somebody has waited for the stream on which it was freed.
+    pub(super) fn trim_pools(&self) {
+        for &(pool, stream) in self.pools.lock().iter() {
+            // SAFETY: pools in the list are alive, and so are their streams.
+            unsafe {
+                (self.driver.stream_synchronize)(stream);
+                (self.driver.pool_trim)(pool, 0);
+            }
+        }
+    }
+
     /// Marks that the driver cannot let streams wait for a word.
     pub(super) fn cannot_wait_for_value(&self) {
         self.can_wait_for_value.store(false, Ordering::Relaxed);
@@ -341,10 +360,12 @@ impl Drop for Physical {
         }
         pinning::forget(self);
         let staging = std::mem::take(self.staging.get_mut());
+        let words = std::mem::take(self.words.get_mut());
         let streams = std::mem::take(self.streams.get_mut());
         let events = std::mem::take(self.events.get_mut());
         if let Ok(_current) = self.enter() {
             staging.free(self.driver);
+            words.free(self.driver);
             // SAFETY: nobody else has these handles any more; results do not matter now, as the context goes.
             unsafe {
                 for stream in streams {

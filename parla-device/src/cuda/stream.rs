@@ -20,6 +20,7 @@ use super::pinning;
 use super::shape::{End, Rows, Shape};
 use super::staging;
 use super::upstream::{History, Upstream};
+use super::words::Word;
 use crate::DeviceError;
 use crate::ProfilerRange;
 use crate::backend::{Block, Copy, Event, Place, Stream};
@@ -237,6 +238,40 @@ impl CudaStream {
         }
     }
 
+    /// Enqueues a copy from one card to another, of which one is this stream's.
+    fn copy_between(
+        &self,
+        shape: &Shape,
+        [from, to]: [&Arc<Physical>; 2],
+    ) -> Result<(), DeviceError> {
+        let own = self.card();
+        let done = own.enter().and_then(|_current| {
+            let (source, destination) = (from.context()?, to.context()?);
+            shape.calls(own.max_pitch, |rows| {
+                self.copy_rows_to_peer(rows, source, destination)
+            })
+        });
+        done.map_err(|failure| {
+            let other = if Arc::ptr_eq(from, own) { to } else { from };
+            if failure.is_final() && !self.is_lost() {
+                // The driver says of one call what is wrong with any of the contexts that it is about.
+                other.lose(failure);
+                return other.error(&self.device.name_of(other), failure);
+            }
+            self.device.error(failure)
+        })
+    }
+
+    /// Asks the driver whether this stream's own context cannot be used any more.
+    fn is_lost(&self) -> bool {
+        let asked = self.card().enter().and_then(|_current| {
+            // SAFETY: the stream is ours.
+            let code = unsafe { (self.card().driver.stream_query)(self.raw) };
+            check("cuStreamQuery", code)
+        });
+        asked.is_err_and(Failure::is_final)
+    }
+
     /// Copies from or to another card end badly when that is lost; an error if it is.
     fn rely_on_place(&self, place: &Place) -> Result<(), DeviceError> {
         let Where::Card(card) = self.place(place) else {
@@ -267,7 +302,7 @@ impl CudaStream {
             if !card.can_wait_for_value.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let word = staging::Word::new(card)?;
+            let word = Word::new(card)?;
             let address = word.device_address();
             // SAFETY: the word is kept below until the stream has seen it. 0 is "greater or equal".
             let code = unsafe { (driver.stream_wait_value)(self.raw, address, DONE, 0) };
@@ -343,30 +378,29 @@ impl Stream for CudaStream {
             between: None,
             blocks: (copy.source.block, copy.destination.block),
         };
-        let enqueued = self.with_context(|_| match ends {
-            (Where::Host, Where::Card(_)) => self.copy_with_host(&shape, End::Source, &mut kept),
-            (Where::Card(_), Where::Host) => {
-                self.copy_with_host(&shape, End::Destination, &mut kept)
+        let enqueued = match ends {
+            (Where::Card(from), Where::Card(to)) if !Arc::ptr_eq(&from, &to) => {
+                self.copy_between(&shape, [&from, &to])
             }
-            (Where::Card(from), Where::Card(to))
-                if Arc::ptr_eq(&from, &to) && shape.n_calls(most_pitch) > MOST_CALLS =>
-            {
-                self.copy_through_host(&shape, &mut kept)
-            }
-            (Where::Card(from), Where::Card(to)) if Arc::ptr_eq(&from, &to) => {
-                shape.calls(most_pitch, |rows| self.copy_rows(rows, None))
-            }
-            (Where::Card(from), Where::Card(to)) => {
-                let (source, destination) = (from.context()?, to.context()?);
-                shape.calls(most_pitch, |rows| {
-                    self.copy_rows_to_peer(rows, source, destination)
-                })
-            }
-            (Where::Host, Where::Host) => Err(Failure {
-                call: "copy from host to host",
-                code: 1,
+            ends => self.with_context(|_| match ends {
+                (Where::Host, Where::Card(_)) => {
+                    self.copy_with_host(&shape, End::Source, &mut kept)
+                }
+                (Where::Card(_), Where::Host) => {
+                    self.copy_with_host(&shape, End::Destination, &mut kept)
+                }
+                (Where::Card(_), Where::Card(_)) if shape.n_calls(most_pitch) > MOST_CALLS => {
+                    self.copy_through_host(&shape, &mut kept)
+                }
+                (Where::Card(_), Where::Card(_)) => {
+                    shape.calls(most_pitch, |rows| self.copy_rows(rows, None))
+                }
+                (Where::Host, Where::Host) => Err(Failure {
+                    call: "copy from host to host",
+                    code: 1,
+                }),
             }),
-        });
+        };
         // What was enqueued before an error still uses the memory.
         let watched = self.keep(kept);
         enqueued.and(watched)

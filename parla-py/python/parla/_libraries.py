@@ -17,7 +17,12 @@ __all__ = ["adopt", "join", "restore", "save", "why_not"]
 
 
 class _CuPy:
-    """CuPy: current device per thread, current stream per thread and device."""
+    """CuPy: current device per thread, current stream per thread and device.
+
+    It remembers for each thread that it has made a context current there once, and launches kernels through the driver, which needs one.
+    """
+
+    keeps_context = True
 
     def __init__(self, cupy: Any) -> None:
         self._cuda = cupy.cuda
@@ -50,7 +55,9 @@ class _CuPy:
 
 
 class _Torch:
-    """Torch: as CuPy, but that setting a stream also sets its device."""
+    """Torch: as CuPy, but that setting a stream also sets its device, and that CUDA's runtime finds the context again."""
+
+    keeps_context = False
 
     def __init__(self, torch: Any) -> None:
         self._cuda = torch.cuda
@@ -74,6 +81,8 @@ class _Torch:
 
 class _Numba:
     """Numba: a stack of contexts per thread, of which at most the top one is ours."""
+
+    keeps_context = False
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
@@ -193,8 +202,11 @@ def adopt(ordinal: int, stream: Any) -> None:
         library.adopt(ordinal, stream)
 
 
-def restore(saved: list[tuple[Any, Any]]) -> None:
+def restore(saved: list[tuple[Any, Any]]) -> bool:
     """Make current what was.
+
+    Returns:
+        Whether one of the libraries relies on it that a context stays current on this thread.
 
     Raises:
         Exception: what the libraries raise, after all of them had their turn; of several errors the first.
@@ -208,3 +220,4 @@ def restore(saved: list[tuple[Any, Any]]) -> None:
             first = first or error
     if first is not None:
         raise first
+    return any(library.keeps_context for library, _ in saved)

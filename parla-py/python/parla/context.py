@@ -447,10 +447,13 @@ def _enter_devices(assignment: list[dict[str, Any]]) -> Any:
     return saved
 
 
-def _leave_devices(token: Any) -> None:
-    """Make current what was before `_enter_devices`; called after each stretch of a body, however it ended."""
-    if token is not None:
-        _libraries.restore(token)
+def _leave_devices(token: Any) -> bool:
+    """Make current what was before `_enter_devices`; called after each stretch of a body, however it ended.
+
+    Returns:
+        Whether the thread is to keep the context that is current now, if it had none before.
+    """
+    return token is not None and _libraries.restore(token)
 
 
 def get_current_devices() -> list[Device]:

@@ -197,7 +197,13 @@ impl PyExecutor {
 
     /// A body that will be run again could not have the memory it asked a device for: gives up copies of arrays there that nobody uses.
     fn make_room(&self, py: Python<'_>, task: &Py<Task>, assigned: &Assigned, error: &PyErr) {
-        if task.get().core.lock().retries == 0 || !error.is_instance_of::<PyMemoryError>(py) {
+        // CuPy's error and ours are MemoryErrors, Torch's is not.
+        let is_full = error.is_instance_of::<PyMemoryError>(py)
+            || error
+                .get_type(py)
+                .name()
+                .is_ok_and(|name| name == "OutOfMemoryError");
+        if task.get().core.lock().retries == 0 || !is_full {
             return;
         }
         let Some(store) = &self.store else { return };
@@ -209,7 +215,9 @@ impl PyExecutor {
             let memory = model.memory_of(device);
             if memory != MachineModel::HOST {
                 let capacity = model.memories[memory.0 as usize].capacity;
-                room::make(py, store, device, requested.unwrap_or(capacity / 2));
+                let _room = room::make(py, store, device, requested.unwrap_or(capacity / 2));
+                // For libraries that take memory from the system, as ours kept it.
+                py.detach(|| store.machine().device(device).release_unused());
             }
         }
     }
@@ -254,6 +262,17 @@ fn last_step(py: Python<'_>, task: &Py<Task>, drained: Result<(), DeviceError>) 
 /// The vendor's contexts that were on this thread's stack, and who puts them there again.
 struct CurrentContext((Arc<dyn Device>, Vec<usize>));
 
+impl CurrentContext {
+    /// A thread that had none keeps the one that is current now.
+    fn keep(&mut self) {
+        let (device, before) = &mut self.0;
+        if before.is_empty() {
+            let now = device.make_current().unwrap_or_default();
+            before.extend(now.last());
+        }
+    }
+}
+
 impl Drop for CurrentContext {
     fn drop(&mut self) {
         let (device, before) = &self.0;
@@ -285,7 +304,7 @@ fn run_on_devices(
         Ok(Some(token.unbind()))
     };
     let token = enter();
-    let entered = context.map(CurrentContext);
+    let mut entered = context.map(CurrentContext);
     let token = match token {
         Ok(token) => token,
         Err(error) => return Ran::Failed(error),
@@ -295,7 +314,10 @@ fn run_on_devices(
     let Some(token) = token else {
         return ran;
     };
-    let left = python::leave_devices(py).and_then(|leave| leave.call1((token,)));
+    let left = python::leave_devices(py).and_then(|leave| leave.call1((token,))?.is_truthy());
+    if let (Ok(true), Some(entered)) = (&left, &mut entered) {
+        entered.keep();
+    }
     drop(entered);
     match (ran, left) {
         (Ran::Failed(error), _) => Ran::Failed(error),

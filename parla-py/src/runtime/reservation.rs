@@ -30,9 +30,15 @@ pub(crate) struct Reservation {
 #[pyfunction]
 pub(crate) fn reserve(py: Python<'_>, device: u32, amount: u64) -> PyResult<Reservation> {
     let rt = current(py)?;
-    let (id, _) = machine::device(&*machine::current(py)?, device)?;
+    let machine = machine::current(py)?;
+    let (id, _) = machine::device(&machine, device)?;
     let held = py
-        .detach(|| rt.reserve(id, amount))
+        .detach(|| {
+            let held = rt.reserve(id, amount)?;
+            // Other libraries take it from the system.
+            machine.device(id).release_unused();
+            Ok(held)
+        })
         .map_err(|error| errors::data(py, &error))?;
     Ok(Reservation {
         device,

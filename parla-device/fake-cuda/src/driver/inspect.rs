@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::Ordering;
 
 use super::streams::stream;
-use super::{CAPTURES, Outcomes, code, put};
+use super::{CAPTURES, Outcomes, code, may_call, put};
 use crate::memory::{self, devices};
 use crate::status;
 use crate::stream::{Work, n_live};
@@ -15,7 +15,7 @@ export! {
         // SAFETY: the caller's handle is of a live stream.
         let stream = unsafe { stream(handle) }?;
         stream.device.check()?;
-        stream.push(Work::Call(kernel.ok_or(status::INVALID_VALUE)?, argument as usize));
+        stream.push(Work::Play(kernel.ok_or(status::INVALID_VALUE)?, argument as usize));
         Ok(())
     }
     // Makes the stream's context unusable once it gets there.

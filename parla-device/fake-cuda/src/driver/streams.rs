@@ -4,9 +4,10 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use super::{Outcomes, code, current, entered, permitted, put};
-use crate::config::{Kind, Outcome, next, skips_wait};
+use super::{CAPABILITY, Outcomes, code, current, entered, may_call, permitted, put};
+use crate::config::{Kind, Outcome, config, next, skips_wait};
 use crate::kernels::{Kernel, NAMES};
+use crate::memory::{Device, is_reachable};
 use crate::status;
 use crate::stream::{Event, Stream, Work};
 
@@ -52,7 +53,10 @@ unsafe fn event(handle: *mut c_void) -> Result<ManuallyDrop<Arc<Event>>, i32> {
 }
 
 export! {
-    cuStreamCreate(out: *mut *const c_void, _flags: c_uint) {
+    cuStreamCreate(out: *mut *const c_void, flags: c_uint) {
+        if flags > 1 {
+            return Err(status::INVALID_VALUE);
+        }
         let stream = Stream::start(current()?);
         // SAFETY: the caller's promise.
         unsafe { put(out, Arc::into_raw(stream).cast()) }
@@ -81,7 +85,10 @@ export! {
         stream.synchronize();
         stream.device.check()
     }
-    cuStreamWaitEvent(handle: *mut c_void, waited: *mut c_void, _flags: c_uint) {
+    cuStreamWaitEvent(handle: *mut c_void, waited: *mut c_void, flags: c_uint) {
+        if flags > 1 {
+            return Err(status::INVALID_VALUE);
+        }
         // SAFETY: the caller's handles are of a live stream and event.
         let (stream, event) = unsafe { (stream_for_work(handle)?, event(waited)?) };
         if !skips_wait() && let Some(mark) = event.last() {
@@ -92,7 +99,7 @@ export! {
     cuStreamWaitValue32_v2(handle: *mut c_void, address: u64, value: c_uint, flags: c_uint) {
         // SAFETY: the caller's handle is of a live stream.
         let stream = unsafe { stream_for_work(handle) }?;
-        if flags != 0 {
+        if flags != 0 || !address.is_multiple_of(4) || !is_reachable(address, stream.device) {
             return Err(status::INVALID_VALUE);
         }
         stream.push(Work::WaitValue(address, value));
@@ -110,7 +117,11 @@ export! {
         stream.push(Work::Call(function, argument as usize));
         Ok(())
     }
-    cuEventCreate(out: *mut *const c_void, _flags: c_uint) {
+    cuEventCreate(out: *mut *const c_void, flags: c_uint) {
+        // Between processes (4) only without time (2).
+        if flags > 7 || flags & 6 == 4 {
+            return Err(status::INVALID_VALUE);
+        }
         let event = Event::new(current()?);
         // SAFETY: the caller's promise.
         unsafe { put(out, Arc::into_raw(event).cast()) }
@@ -148,24 +159,39 @@ export! {
         }
         event.device.check()
     }
-    cuModuleLoadData(out: *mut usize, _image: *const c_void) {
-        current()?;
-        // SAFETY: the caller's promise. All modules are the same.
-        unsafe { put(out, 1) }
-    }
-    cuModuleGetFunction(out: *mut usize, _module: usize, name: *const c_char) {
-        // SAFETY: the caller passes a text.
-        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-        let known = NAMES.iter().position(|known| *known == name).ok_or(status::NOT_FOUND)?;
+    cuModuleLoadData(out: *mut usize, image: *const c_char) {
+        let device = current()?;
+        permitted()?;
+        // SAFETY: the caller passes PTX, which ends in a zero.
+        let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
         // SAFETY: the caller's promise.
-        unsafe { put(out, known + 1) }
+        unsafe { put(out, Module::load(&text, device)?) }
+    }
+    cuModuleGetFunction(out: *mut usize, module: *const Module, name: *const c_char) {
+        // SAFETY: the caller passes a text and a module, which stays for ever.
+        let (name, module) = unsafe { (CStr::from_ptr(name).to_string_lossy(), &*module) };
+        // SAFETY: the caller's promise.
+        unsafe { put(out, module.function(&name)?) }
     }
     cuLaunchKernel(
-        function: usize, _gx: c_uint, _gy: c_uint, _gz: c_uint, _bx: c_uint, _by: c_uint, _bz: c_uint,
-        _shared: c_uint, handle: *mut c_void, arguments: *const *const c_void, _extra: *const c_void
+        function: *const Function, gx: c_uint, gy: c_uint, gz: c_uint, bx: c_uint, by: c_uint, bz: c_uint,
+        shared: c_uint, handle: *mut c_void, arguments: *const *const c_void, extra: *const c_void
     ) {
-        // SAFETY: the caller's handle is of a live stream, and the arguments are those of the kernel.
-        let (stream, kernel) = unsafe { (stream_for_work(handle)?, Kernel::new(function, arguments)?) };
+        let threads = u64::from(bx) * u64::from(by) * u64::from(bz);
+        let blocks = u64::from(gx) * u64::from(gy) * u64::from(gz);
+        if blocks == 0 || !(1..=1024).contains(&threads) || shared > 48 << 10 || !extra.is_null() {
+            return Err(status::INVALID_VALUE);
+        }
+        if function.is_null() {
+            return Err(status::INVALID_HANDLE);
+        }
+        // SAFETY: the caller's handle is of a live stream, the function stays for ever.
+        let (stream, function) = unsafe { (stream_for_work(handle)?, &*function) };
+        if !std::ptr::eq(stream.device, function.device) {
+            return Err(status::INVALID_HANDLE);
+        }
+        // SAFETY: the arguments are those of the kernel.
+        let kernel = unsafe { Kernel::new(function.kernel, arguments)? };
         match next(Kind::Launch) {
             Outcome::Refused => return Err(status::OUT_OF_RESOURCES),
             Outcome::Illegal => stream.push(Work::Illegal),
@@ -173,5 +199,52 @@ export! {
         }
         stream.push(Work::Launch(kernel));
         Ok(())
+    }
+}
+
+/// PTX in a context. Modules and functions are never unloaded.
+struct Module {
+    device: &'static Device,
+    /// Numbers of the kernels in it.
+    kernels: Vec<usize>,
+}
+
+/// A kernel in a context.
+struct Function {
+    device: &'static Device,
+    kernel: usize,
+}
+
+impl Module {
+    /// Reads PTX; the handle.
+    fn load(text: &str, device: &'static Device) -> Result<usize, i32> {
+        let number = |directive: &str| -> Option<c_int> {
+            let line = text.lines().find_map(|line| line.strip_prefix(directive))?;
+            let digits: String = line.chars().filter(char::is_ascii_digit).collect();
+            digits.parse().ok()
+        };
+        let (Some(version), Some(target)) = (number(".version "), number(".target sm_")) else {
+            return Err(status::INVALID_PTX);
+        };
+        // PTX 7.0 came with CUDA 11.0, 8.0 with 12.0, and so on; earlier ones with earlier drivers.
+        if version > config().version / 100 - 40 + config().version % 1000 / 10 {
+            return Err(status::UNSUPPORTED_PTX);
+        }
+        if target > CAPABILITY {
+            return Err(status::NO_BINARY);
+        }
+        let has = |name: &str| text.contains(&format!(".entry {name}("));
+        let kernels = (0..NAMES.len()).filter(|&i| has(NAMES[i])).collect();
+        Ok(Box::into_raw(Box::new(Self { device, kernels })) as usize)
+    }
+
+    /// The handle of a kernel.
+    fn function(&self, name: &str) -> Result<usize, i32> {
+        let mut kernels = self.kernels.iter();
+        let kernel = *kernels
+            .find(|&&kernel| NAMES[kernel] == name)
+            .ok_or(status::NOT_FOUND)?;
+        let device = self.device;
+        Ok(Box::into_raw(Box::new(Function { device, kernel })) as usize)
     }
 }
