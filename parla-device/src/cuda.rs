@@ -9,11 +9,12 @@
 //! * `stream`, `event`, `completion`: the queue, the points in it, and the one thread that notices them.
 //! * `upstream`: what a stream relies on beyond its own card. `words`: how it waits for events of other backends.
 //! * `shape`: boxes as the driver's copies of one to three dimensions. `staging`: copies from and to memory of the host that is not
-//!   page-locked, through pieces that are. `occupy`: a kernel that takes a given time. `pinning`: memory of the host that becomes page-locked.
+//!   page-locked, through pieces that are; `pack` is the host's part of it, `crew` the threads that do it. `occupy`: a kernel that takes a given time. `pinning`: memory of the host that becomes page-locked.
 //!
 //! Nothing here calls the user's code from a thread of the driver, except functions given to [`Stream::launch`](crate::Stream::launch).
 
 mod completion;
+mod crew;
 mod device;
 mod driver;
 mod event;

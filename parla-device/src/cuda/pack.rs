@@ -1,62 +1,32 @@
 //! Copies of boxes within the host's memory.
 
-use std::thread;
-
-use smallvec::SmallVec;
-
+use super::crew;
 use super::shape::{Dimension, Shape};
 
 /// Parts of this size are worth a thread each.
-const PART: usize = 2 << 20;
-const MOST_THREADS: usize = 4;
+const PART: usize = 1 << 20;
 
 /// Copies now, with several threads when there is much.
 ///
 /// # Safety
 /// Both ends are live memory of the host, the destination writable, and do not overlap.
 pub(super) unsafe fn pack(shape: &Shape) {
-    let bytes = shape.bytes();
-    let threads = thread::available_parallelism().map_or(1, |n| n.get() / 2);
-    let n_parts = (bytes / PART).min(threads).min(MOST_THREADS);
+    let n_parts = (shape.bytes() / PART).min(crew::size());
+    let copy = |part: Shape| {
+        // SAFETY: the caller's promise; parts of a copy do not overlap, and all are done before this function returns.
+        move || unsafe { nested(part.source, part.destination, part.run, &part.dimensions) }
+    };
     if n_parts < 2 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            nested(
-                shape.source,
-                shape.destination,
-                shape.run,
-                &shape.dimensions,
-            )
-        };
+        copy(shape.clone())();
         return;
     }
-    let mut parts: SmallVec<[Shape; 4]> = SmallVec::new();
-    let cut: Result<(), ()> = shape.pieces(bytes.div_ceil(n_parts), &mut |part| {
-        parts.push(part);
+    let mut parts: Vec<Box<dyn FnOnce() + Send>> = Vec::with_capacity(n_parts + 1);
+    let cut: Result<(), ()> = shape.pieces(shape.bytes().div_ceil(n_parts), &mut |part| {
+        parts.push(Box::new(copy(part)));
         Ok(())
     });
     debug_assert!(cut.is_ok());
-    let first = parts.swap_remove(0);
-    thread::scope(|scope| {
-        for part in &parts {
-            // SAFETY: the caller's promise; parts do not overlap.
-            let work = move || unsafe {
-                nested(part.source, part.destination, part.run, &part.dimensions)
-            };
-            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                work();
-            }
-        }
-        // SAFETY: as above.
-        unsafe {
-            nested(
-                first.source,
-                first.destination,
-                first.run,
-                &first.dimensions,
-            )
-        };
-    });
+    crew::share(parts);
 }
 
 /// # Safety
