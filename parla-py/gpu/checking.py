@@ -11,6 +11,8 @@ HERE = Path(__file__).resolve().parent
 # A gibibyte; less for trying the checks themselves.
 BYTES = int(os.environ.get("GPU_CHECK_BYTES", 1 << 30))
 CHECKS: list[tuple[Callable[[], dict[str, Any]], str, dict[str, str]]] = []
+#: What the running check had to reach, and whether it did.
+TARGETS: list[dict[str, Any]] = []
 
 
 class Missed(AssertionError):
@@ -34,11 +36,13 @@ def check(needs: str = "", **environment: str) -> Callable[[Any], Any]:
 
 def reach(measured: dict[str, Any], **limits: tuple[str, float]) -> dict[str, Any]:
     """`measured`, if all its numbers keep their limits (``("<=", 12)``)."""
-    missed = [
-        f"{name} is {measured[name]:.4g}, must be {relation} {limit}"
-        for name, (relation, limit) in limits.items()
-        if not (measured[name] <= limit if relation == "<=" else measured[name] >= limit)
-    ]
+    missed = []
+    for name, (relation, limit) in limits.items():
+        value = measured[name]
+        met = bool(value <= limit if relation == "<=" else value >= limit)
+        TARGETS.append({"measure": name, "target": f"{relation} {limit}", "measured": value, "met": met})
+        if not met:
+            missed.append(f"{name} is {value:.4g}, must be {relation} {limit}")
     if missed:
         raise Missed("; ".join(missed), measured)
     return measured

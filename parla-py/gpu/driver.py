@@ -36,6 +36,17 @@ class Driver:
         # Types once, so that a launch costs as little as ctypes can do.
         self.launch_kernel = self.library.cuLaunchKernel
         self.launch_kernel.argtypes = [c_void_p] + [c_uint] * 7 + [c_void_p, POINTER(c_void_p), c_void_p]
+        self._load_kernels()
+
+    def _load_kernels(self) -> None:
+        """Launch what can be launched: CUDA loads kernels at their first launch, for which it may wait for all others."""
+        stream, nothing, one = self.stream(), c_uint64(0), c_uint(1)
+        self.launch("empty", stream.value)
+        self.launch("spin", stream.value, nothing)
+        # Without rows.
+        self.launch("scale", stream.value, nothing, c_uint(0), one, nothing)
+        self.launch("sweep", stream.value, nothing, nothing, c_uint(0), one, one, one, nothing, nothing)
+        self.synchronize(stream)
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function of the driver."""
@@ -123,6 +134,31 @@ class Driver:
             rates[name] = n_bytes / min(times)
         self.call("cuMemFree_v2", device)
         return rates
+
+    def pipeline(self, chunks: list[np.ndarray], spin: c_uint64) -> float:
+        """Seconds for copying in, a kernel of `spin` ns and copying out, chunk after chunk, each on a stream of its own: what the card can do."""
+        streams, event, devices = [self.stream() for _ in range(3)], c_void_p(), [c_uint64() for _ in chunks]
+        for chunk, device in zip(chunks, devices):
+            self.call("cuMemAlloc_v2", byref(device), c_size_t(chunk.nbytes))
+        self.call("cuEventCreate", byref(event), c_uint(2))
+
+        def follow(first: c_void_p, then: c_void_p) -> None:
+            self.call("cuEventRecord", event, first)
+            self.call("cuStreamWaitEvent", then, event, c_uint(0))
+
+        began = time.perf_counter()
+        for chunk, device in zip(chunks, devices):
+            address, n_bytes = c_void_p(chunk.ctypes.data), c_size_t(chunk.nbytes)
+            self.call("cuMemcpyHtoDAsync_v2", device, address, n_bytes, streams[0])
+            follow(streams[0], streams[1])
+            self.launch("spin", streams[1].value, spin)
+            follow(streams[1], streams[2])
+            self.call("cuMemcpyDtoHAsync_v2", address, device, n_bytes, streams[2])
+        self.synchronize(streams[2])
+        took = time.perf_counter() - began
+        for device in devices:
+            self.call("cuMemFree_v2", device)
+        return took
 
 
 def _dense_rows(array: Any) -> tuple[c_uint64, c_uint64]:

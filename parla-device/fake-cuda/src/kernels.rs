@@ -70,8 +70,8 @@ impl Kernel {
     /// The device memory that it uses.
     pub(crate) fn addresses(&self) -> Vec<u64> {
         match *self {
-            Self::Scale { base, .. } => vec![base],
-            Self::Sweep { old, new, .. } => vec![old, new],
+            Self::Scale { base, rows, .. } if rows > 0 => vec![base],
+            Self::Sweep { old, new, rows, .. } if rows > 0 => vec![old, new],
             _ => Vec::new(),
         }
     }
