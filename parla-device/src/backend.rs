@@ -149,7 +149,8 @@ pub trait Stream: Send + Sync + Debug {
     fn launch(&self, kernel: Box<dyn FnOnce() + Send>, busy_ns: u64) -> Result<(), DeviceError>;
 
     /// Enqueues a kernel that does nothing for `ns` nanoseconds, during which the GPU, simulated or real, runs no other one and the host's processors
-    /// are free. Streams of the host ignore the time.
+    /// are free. Streams of the host ignore the time. The first time on a real GPU the kernel is loaded, for which the driver may wait until the GPU
+    /// has done what it was given.
     ///
     /// # Errors
     /// [`DeviceError::Lost`]; what the driver says.

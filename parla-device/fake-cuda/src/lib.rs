@@ -10,8 +10,8 @@
 //! * Work is enqueued with the stream's own context current. Handles belong to the context that they were made in.
 //! * A function that a stream calls does not use the driver (`CUDA_ERROR_NOT_PERMITTED`) and waits for no other such function: they are
 //!   called one at a time.
-//! * What frees page-locked memory, or device memory without a stream, waits for all of the context's streams: nobody does so who has to
-//!   go on for these streams to end.
+//! * What frees page-locked memory, or device memory without a stream, and what loads kernels, waits for all of the context's streams: nobody does
+//!   so who has to go on for these streams to end.
 //! * What was freed to a pool stays with it. The card, and with it every other library, has it again when the pool is trimmed after
 //!   its stream was waited for (or holds more than its threshold then).
 //! * Kernels use memory of other cards' pools only after `cuMemPoolSetAccess`. Copies between cards name both contexts, and the functions for

@@ -29,6 +29,8 @@ pub fn first_in_first_out(subject: &Subject) {
     let key = subject.key(&*device);
     let block = good(device.allocate(1 << 16));
     let pieces: Vec<_> = (0..20).map(|k| host_block(vec![k; 1 << 16])).collect();
+    // The first one may wait for the device.
+    good(stream.occupy(0));
     let gate = Gate::on(&stream);
     let results: Vec<_> = pieces
         .iter()

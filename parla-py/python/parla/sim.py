@@ -18,7 +18,7 @@ def kernel(us: float, fn: Callable[[], Any] | None = None) -> None:
 
     In a task on a simulated GPU the kernel is enqueued on the current stream and this returns at once: `fn` runs in the order of the
     stream, and the processors are free while the simulated device is busy. On a real GPU a kernel that computes nothing fills it for
-    that time. On a CPU, also outside tasks, it calls `fn` and then waits `us` microseconds, with the GIL released.
+    that time; the first one on a GPU is loaded there, for which CUDA may wait until the GPU has nothing to do. On a CPU, also outside tasks, it calls `fn` and then waits `us` microseconds, with the GIL released.
 
     Args:
         us: microseconds of the modelled kernel; the time that `fn` takes counts towards it on a simulated GPU.

@@ -9,7 +9,7 @@ use crate::config::{Kind, Outcome, config, next, skips_wait};
 use crate::kernels::{Kernel, NAMES};
 use crate::memory::{Device, is_reachable};
 use crate::status;
-use crate::stream::{Event, Stream, Work};
+use crate::stream::{Event, Stream, Work, synchronize_all};
 
 /// The stream of a handle, for work: its context must be the current one.
 ///
@@ -162,6 +162,7 @@ export! {
     cuModuleLoadData(out: *mut usize, image: *const c_char) {
         let device = current()?;
         permitted()?;
+        synchronize_all(device);
         // SAFETY: the caller passes PTX, which ends in a zero.
         let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
         // SAFETY: the caller's promise.
@@ -170,6 +171,7 @@ export! {
     cuModuleGetFunction(out: *mut usize, module: *const Module, name: *const c_char) {
         // SAFETY: the caller passes a text and a module, which stays for ever.
         let (name, module) = unsafe { (CStr::from_ptr(name).to_string_lossy(), &*module) };
+        synchronize_all(module.device);
         // SAFETY: the caller's promise.
         unsafe { put(out, module.function(&name)?) }
     }

@@ -60,6 +60,8 @@ def run(
     trace = Trace(mode, 0.0, time_scale, runs_ahead=any(not gpu.host_access(i) for i in range(len(gpu))))
     with parla.Parla(workers=workers, **options) as runtime:
         _settle(graph, movement)
+        if trace.runs_ahead:
+            _load_kernels()
         start = perf_counter()
         last = _spawn_all(graph, movement, trace, start)
         trace.seconds = last.result() - start
@@ -85,6 +87,15 @@ def _settle(graph: Graph, movement: Movement) -> None:
             moves.append(move)
     for move in moves:
         move.result()
+
+
+def _load_kernels() -> None:
+    """Run the kernel of `sim.kernel` once on each GPU: the driver translates and loads it the first time, and may wait for other kernels then."""
+    from parla import sim, spawn
+    from parla.devices import gpu
+
+    for loaded in [spawn(placement=device)(lambda: sim.kernel(0)) for device in gpu.devices]:
+        loaded.result()
 
 
 def _spawn_all(graph: Graph, movement: Movement, trace: Trace, start: float) -> Any:
