@@ -51,6 +51,20 @@ impl Versions {
         self.boxes.push((id, region.clone(), version));
     }
 
+    /// What has one version in a box of an instance has another from now on.
+    pub(crate) fn finished(
+        &mut self,
+        id: InstanceId,
+        region: &Region,
+        before: Version,
+        version: Version,
+    ) {
+        let found = self.find(id, region).into_iter();
+        for (region, _) in found.filter(|(_, known)| *known == Some(before)) {
+            self.wrote(id, &region, version);
+        }
+    }
+
     /// A box was copied from one instance to another.
     pub(crate) fn copied(&mut self, from: InstanceId, to: InstanceId, region: &Region) {
         let found = self.find(from, region);

@@ -210,6 +210,40 @@ assert (a == 8).all(), a
 """, workers)
 
 
+@pytest.mark.parametrize("how", WAITS)
+@pytest.mark.parametrize("gpus", ["0", "2"])
+def test_a_child_that_fails_before_its_parent_waits(how, gpus):
+    """On the CPU both use the same bytes: what the child spoilt is invalid, although its parent had not let go of it yet."""
+    kind, wait = WAITS[how]
+    raising = wait if how != "wait" else "child.result()"
+    run(f"""
+A, seen = asarray(np.zeros(8), name="shared"), []
+with Parla(workers=2):
+    @spawn(placement=cpu, inout=[A])
+    {kind} parent():
+        A.array[:] += 1
+        @spawn(placement=cpu, inout=[A[:4]])
+        def child():
+            A[:2].array[:] = 5
+            raise KeyError("half-way")
+        while not child.done():
+            pass
+        try:
+            {raising}
+        except KeyError:
+            pass
+        assert A[4:].array.tolist() == [1] * 4
+        try:
+            A.array
+        except ParlaError as error:
+            seen.append(str(error))
+        A[:] = 7
+    parent.wait()
+assert len(seen) == 1 and "shared[0:4]" in seen[0] and "child" in seen[0], seen
+assert (A.array == 7).all()
+""", env={"PARLA_SIM_GPUS": gpus})
+
+
 def test_without_gpus_it_is_the_same(workers):
     run_py(HEAD + """
 a = np.zeros(8)

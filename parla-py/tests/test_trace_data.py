@@ -97,6 +97,18 @@ def test_memory_that_nobody_wrote_and_a_half_written_version():
     ]
 
 
+@pytest.mark.parametrize("memory", ["host", "gpu:0"])
+def test_a_child_shares_the_home_of_its_parent(memory):
+    """At home it need not wait until its parent lets go; elsewhere it must."""
+    mine, childs = ({**use(a, reads=r, writes=2 * k), "memory": memory} for k, (a, r) in enumerate([("output", []), ("inout", [(ALL, 1)])], 1))
+    records = trace(
+        *[("spawned", 1), ("running", 1, {"uses": [mine]}), ("spawned", 2, {"parent": 1})],
+        *[("running", 2, {"uses": [childs]}), ("suspended", 1, {"on": [2]}), ("done", 2)],
+    )
+    found = [] if memory == "host" else ["T_2: read a[0:10] in the memory of gpu:0 as it was while T_1 wrote it"]
+    assert check_versions(records) == found
+
+
 def test_what_the_host_wrote_in_between_is_good():
     assert check_versions(both_spawned(use("output", writes=2), use("input", reads=[(ALL, 8)]), deps=[1])) == []
 

@@ -107,15 +107,14 @@ impl Staged {
     /// Writes down what each operand finds, and then that it writes.
     fn look(&self) -> Vec<TraceUse> {
         let mut all = Vec::with_capacity(self.operands.len());
-        for (operand, id) in uses(&self.operands, &self.instances) {
+        for (i, (operand, id)) in uses(&self.operands, &self.instances).enumerate() {
             let array = &operand.array.0;
             let state = array.state.lock();
             let access = operand.access;
-            let finds = if access.reads() {
-                state.versions.find(id, &operand.region)
-            } else {
-                Vec::new()
-            };
+            // What is lost nobody reads.
+            let kept = self.kept(i).into_iter().filter(|_| access.reads());
+            let finds = kept.flat_map(|kept| state.versions.find(id, &kept));
+            let finds = finds.collect();
             all.push(TraceUse {
                 array: array.id.0,
                 name: array.name.clone(),
@@ -133,13 +132,16 @@ impl Staged {
         all
     }
 
-    /// Enters the versions of what the body writes, or has written.
+    /// Enters the versions of what the body writes, or has written: but where another one at home, a child, has written since.
     fn write_versions(&self, all: &[TraceUse], ended: bool) {
         for ((operand, id), one) in uses(&self.operands, &self.instances).zip(all) {
             if let Some(version) = one.writes {
-                let version = if ended { version } else { version - 1 };
                 let versions = &mut operand.array.0.state.lock().versions;
-                versions.wrote(id, &operand.region, version);
+                if ended {
+                    versions.finished(id, &operand.region, version - 1, version);
+                } else {
+                    versions.wrote(id, &operand.region, version - 1);
+                }
             }
         }
     }
@@ -341,9 +343,20 @@ fn leave(
             }
             return;
         }
-        // Once more: a copy that was made while the body ran is of no use.
-        Ended::Well(_) if writes => kept.iter().for_each(|kept| state.written(kept, id)),
         Ended::Well(_) => {}
+    }
+    let kept: Vec<Region> = match id {
+        _ if !writes => Vec::new(),
+        // At home others may write, too, a child of the body, say: what one of them spoilt is not made valid by the end of a body that may not know.
+        InstanceId::HOME => kept
+            .iter()
+            .flat_map(|kept| state.directory.known(kept))
+            .collect(),
+        _ => kept.to_vec(),
+    };
+    // Once more: a copy that was made while the body ran is of no use.
+    for region in &kept {
+        state.written(region, id);
     }
     let Some(instance) = state.get_mut(id) else {
         return;
@@ -353,7 +366,7 @@ fn leave(
             op: Arc::clone(op),
             region: region.clone(),
             write: writes,
-            live: if writes { kept.to_vec() } else { Vec::new() },
+            live: kept.clone(),
         });
     }
 }

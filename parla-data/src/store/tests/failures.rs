@@ -3,6 +3,7 @@
 use parla_device::Device;
 
 use super::*;
+use crate::directory::InstanceId;
 
 /// Streams that move only when the test says so, on one GPU that runs its work in order of streams.
 fn slow() -> Bench {
@@ -140,4 +141,44 @@ fn what_is_not_trusted_is_read_elsewhere_or_not_at_all() {
     let operands = [operand(&a, line(2, 4), Access::Input)];
     assert_eq!(bench.store.missing_bytes(&operands, &[gpu(0)]), 8);
     bench.check_empty();
+}
+
+/// Two tasks that write at home at the same time, as a body and a child that it has not waited for yet.
+fn parent_and_child(bench: &Bench, a: &Array) -> [Staged; 2] {
+    let stage = |region| {
+        let operands = [operand(a, region, Access::InOut)].into();
+        let mut staged = bench.store.try_stage(&operands, &[CPU]).expect("at home");
+        staged.begin();
+        staged
+    };
+    [stage(line(0, 8)), stage(line(2, 4))]
+}
+
+#[test]
+fn what_another_one_spoilt_at_home_is_not_made_valid_by_the_end_of_a_body() {
+    let bench = Bench::new(&[1 << 10]);
+    let a = array(&[8]);
+    let [parent, child] = parent_and_child(&bench, &a);
+    child.end(Ended::Badly("the child failed".to_owned()));
+    parent.end(Ended::Well(Vec::new()));
+    let error = bench.store.to_host(&a, &line(0, 8), false).unwrap_err();
+    assert!(error.to_string().contains("the child failed"), "{error}");
+    assert!(bench.store.to_host(&a, &line(4, 8), false).is_ok());
+    bench.check_empty();
+}
+
+#[test]
+fn the_record_keeps_what_a_child_has_written_before_its_parent_let_go() {
+    let bench = Bench::new(&[1 << 10]);
+    bench.store.keep_versions();
+    let a = array(&[8]);
+    let [parent, child] = parent_and_child(&bench, &a);
+    let wrote = |staged: &Staged| staged.uses()[0].writes.unwrap();
+    let (of_parent, of_child) = (wrote(&parent), wrote(&child));
+    child.end(Ended::Well(Vec::new()));
+    parent.end(Ended::Well(Vec::new()));
+    let state = a.0.state.lock();
+    let found = |region| state.versions.find(InstanceId::HOME, &region);
+    assert_eq!(found(line(2, 4)), [(line(2, 4), Some(of_child))]);
+    assert_eq!(found(line(4, 8)), [(line(4, 8), Some(of_parent))]);
 }
