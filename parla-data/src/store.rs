@@ -269,6 +269,28 @@ impl Store {
         Ok(())
     }
 
+    /// Whether [`check_room`](Self::check_room) finds nothing wrong. Cheap where there is room for all of the arrays.
+    #[must_use]
+    pub fn has_room(&self, operands: &[Operand], devices: &[DeviceId], room: &[u64]) -> bool {
+        if let ([device], [room]) = (devices, room) {
+            let memory = self.memory(self.model().memory_of(*device));
+            // Boxes that share an instance need no more than the whole array.
+            let whole = |operand: &Operand| {
+                let lengths = operand.array.shape().iter().map(|length| *length as u64);
+                lengths.fold(operand.array.item() as u64, u64::saturating_mul)
+            };
+            let all = operands.iter().map(whole).fold(*room, u64::saturating_add);
+            if all
+                <= memory
+                    .capacity
+                    .saturating_sub(memory.held.load(Ordering::SeqCst))
+            {
+                return true;
+            }
+        }
+        self.check_room(operands, devices, room).is_ok()
+    }
+
     /// Bytes of `room` (by slot) that are in one memory.
     fn room_in(&self, memory: MemoryId, devices: &[DeviceId], room: &[u64]) -> u64 {
         let slots = devices.iter().zip(room);

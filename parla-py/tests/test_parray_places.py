@@ -380,3 +380,21 @@ def test_device_arrays(two_gpus):
         empty(3, object)
     with pytest.raises(TypeError):
         d + 1
+
+
+@pytest.mark.parametrize("policy", ["eager", "locality", "random"])
+@pytest.mark.parametrize("places", ["gpu", "either", "pairs"])
+def test_tasks_go_where_their_arrays_have_room(policy, places):
+    """Of GPUs of unequal size, or beside a CPU, those that are too small are no choice."""
+    with configured(PARLA_SIM_GPUS="4", PARLA_SIM_GPU_MEM="4K,1M,4K,1M"):
+        where = {"gpu": gpu, "either": [gpu(0), cpu], "pairs": [(gpu(0), gpu(1)), (gpu(3), gpu(2)), (gpu(2), cpu)]}[places]
+        buffers = [numpy.zeros(4096) for _ in range(12)]
+        with Parla(policy=policy, workers=2):
+            for p in map(asarray, buffers):
+                operand = (p, 1) if places == "pairs" else p
+
+                @spawn(placement=where, inout=[operand])
+                def fill():
+                    p.array[...] = 1
+
+        assert all((a == 1).all() for a in buffers)

@@ -46,7 +46,7 @@ use parla_core::{Claim, DeviceId, MachineModel, TaskId};
 use smallvec::SmallVec;
 
 use crate::policy::{Note, SchedulingPolicy};
-use crate::{Placing, PlacingError, Shortage};
+use crate::{Choice, Placing, PlacingError, Shortage};
 
 mod state;
 mod units;
@@ -87,6 +87,11 @@ pub(crate) trait World {
     /// Bytes of the memory of a device that are set aside for the program's own use: nobody can claim them.
     fn held(&self, _device: DeviceId) -> u64 {
         0
+    }
+
+    /// Whether the arrays of a task, with what it claims beside them, can ever be in the memories of one of its choices.
+    fn has_room(&self, _placing: &Placing, _choice: &Choice) -> bool {
+        true
     }
 }
 

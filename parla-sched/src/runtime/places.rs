@@ -34,7 +34,7 @@ use super::shared::Shared;
 use super::{Executor, SpawnError};
 use crate::mapper::{Mapper, Placed, PolicyFault, World};
 use crate::prefetch::{Prefetch, Sent};
-use crate::{Assigned, Placing};
+use crate::{Assigned, Choice, Placing};
 pub(super) use flight::Boarding;
 use flight::Flight;
 pub use whereabouts::PlacedState;
@@ -92,6 +92,15 @@ impl World for Outlook<'_> {
 
     fn held(&self, device: DeviceId) -> u64 {
         self.0.store.held(device)
+    }
+
+    fn has_room(&self, placing: &Placing, choice: &Choice) -> bool {
+        if placing.operands.is_empty() {
+            return true; // claims are the mapper's own
+        }
+        let room = self.0.room(&choice.devices, &choice.claims);
+        let store = &self.0.store;
+        store.has_room(&placing.operands, &choice.devices, &room)
     }
 }
 

@@ -91,7 +91,7 @@ impl State {
         else {
             return false;
         };
-        self.choice_fits(choice, world) && !self.is_barred(*turn, choice)
+        self.choice_fits(placing, choice, world) && !self.is_barred(*turn, choice)
     }
 
     /// Whether a choice of a task that is not placed can ever be served.
@@ -101,8 +101,11 @@ impl State {
         choice: usize,
         world: &dyn World,
     ) -> bool {
-        let choice = self.unplaced(id).and_then(|p| p.choices.get(choice));
-        choice.is_some_and(|choice| self.check_choice(choice, world).is_ok())
+        let Some(placing) = self.unplaced(id) else {
+            return false;
+        };
+        let choice = placing.choices.get(choice);
+        choice.is_some_and(|choice| self.is_possible(placing, choice, world))
     }
 
     /// Whether a choice of a pushed task is possible, does not fit now, and its devices all have something to do.
@@ -113,16 +116,40 @@ impl State {
         world: &dyn World,
     ) -> bool {
         let entry = self.tasks.get(&id);
-        let Some(choice) = entry.and_then(|entry| entry.placing.choices.get(choice)) else {
+        let Some(placing) = entry.map(|entry| &entry.placing) else {
+            return false;
+        };
+        let Some(choice) = placing.choices.get(choice) else {
             return false;
         };
         let is_busy = |device: &DeviceId| self.devices[device.0 as usize].now.active > 0;
-        self.check_choice(choice, world).is_ok()
-            && choice.devices.iter().all(is_busy)
-            && !self.choice_fits(choice, world)
+        choice.devices.iter().all(is_busy)
+            && self.is_possible(placing, choice, world)
+            && !self.choice_fits(placing, choice, world)
     }
 
-    fn choice_fits(&self, choice: &Choice, world: &dyn World) -> bool {
+    /// Whether a choice can ever be served.
+    pub(super) fn is_possible(
+        &self,
+        placing: &Placing,
+        choice: &Choice,
+        world: &dyn World,
+    ) -> bool {
+        self.check_choice(choice, world).is_ok() && self.has_room(placing, choice, world)
+    }
+
+    /// Whether a task's arrays can ever be where this choice would have them. If no choice has room for them, any will do: staging says what is missing.
+    fn has_room(&self, placing: &Placing, choice: &Choice, world: &dyn World) -> bool {
+        let [_, _, ..] = placing.choices[..] else {
+            return true;
+        };
+        let possible = |choice: &Choice| {
+            self.check_choice(choice, world).is_ok() && world.has_room(placing, choice)
+        };
+        world.has_room(placing, choice) || !placing.choices.iter().any(possible)
+    }
+
+    fn choice_fits(&self, placing: &Placing, choice: &Choice, world: &dyn World) -> bool {
         // A choice that can never be served never fits: it may have fewer claims than devices, or devices that are not there.
         let is_free = |(&device, claim): (&DeviceId, &Claim)| {
             let number = device.0 as usize;
@@ -134,7 +161,7 @@ impl State {
         };
         choice.devices.len() == choice.claims.len()
             && choice.devices.iter().zip(&choice.claims).all(is_free)
-            && self.check_choice(choice, world).is_ok()
+            && self.is_possible(placing, choice, world)
     }
 
     /// Memory that a task waits for which was placed before goes to that one.
@@ -150,13 +177,14 @@ impl State {
             reservation.turn < turn
                 && self
                     .reserved_choice(reservation)
-                    .is_some_and(|reserved| share_device(reserved, &choice.devices))
+                    .is_some_and(|(_, reserved)| share_device(reserved, &choice.devices))
         })
     }
 
-    fn reserved_choice(&self, reservation: &Reservation) -> Option<&Choice> {
+    fn reserved_choice(&self, reservation: &Reservation) -> Option<(&Placing, &Choice)> {
         let entry = self.tasks.get(&reservation.task)?;
-        entry.placing.choices.get(reservation.choice)
+        let choice = entry.placing.choices.get(reservation.choice)?;
+        Some((&entry.placing, choice))
     }
 
     /// The device with a free place that has least to do for its size; of equal ones that which waited longest for a task.
@@ -277,8 +305,8 @@ impl State {
         let placing = Arc::clone(&entry.placing);
         let choices = || placing.choices.iter().enumerate();
         let choice = choices()
-            .find(|(_, choice)| self.choice_fits(choice, world))
-            .or_else(|| choices().find(|(_, choice)| self.check_choice(choice, world).is_ok()));
+            .find(|(_, choice)| self.choice_fits(&placing, choice, world))
+            .or_else(|| choices().find(|(_, choice)| self.is_possible(&placing, choice, world)));
         self.reservation = choice.map(|(choice, _)| Reservation {
             task: first,
             turn: first_turn,
@@ -292,10 +320,12 @@ impl State {
             return false;
         };
         // Who holds what it needs goes on and gives it back; those that wait for others hold nothing, the program gives nothing back.
-        let waits = self.reserved_choice(reservation).is_some_and(|choice| {
-            let is_busy = |device: &DeviceId| self.devices[device.0 as usize].now.active > 0;
-            !self.choice_fits(choice, world) && choice.devices.iter().any(is_busy)
-        });
+        let waits = self
+            .reserved_choice(reservation)
+            .is_some_and(|(placing, choice)| {
+                let is_busy = |device: &DeviceId| self.devices[device.0 as usize].now.active > 0;
+                !self.choice_fits(placing, choice, world) && choice.devices.iter().any(is_busy)
+            });
         if !waits {
             self.end_reservation();
         }

@@ -19,7 +19,7 @@ impl State {
         let choices = &entry.placing.choices;
         match entry.stage {
             Stage::Pushed { .. } => {
-                let possible = |choice: &&Choice| self.check_choice(choice, world).is_ok();
+                let possible = |choice: &&Choice| self.is_possible(&entry.placing, choice, world);
                 // None is, if the program has set memory aside since it was spawned.
                 let any = choices.iter().any(|choice| possible(&choice));
                 let choices = choices.iter().filter(|choice| !any || possible(choice));
@@ -39,7 +39,7 @@ impl State {
         self.tasks.values().any(|entry| {
             let mut choices = entry.placing.choices.iter();
             matches!(entry.stage, Stage::Pushed { .. })
-                && choices.any(|choice| self.check_choice(choice, world).is_ok())
+                && choices.any(|choice| self.is_possible(&entry.placing, choice, world))
         })
     }
 

@@ -326,3 +326,49 @@ fn what_is_set_aside_can_not_be_claimed() {
     assert_eq!(m.assign(&world).unwrap().len(), 1);
     assert_eq!(m.validate(), Ok(()));
 }
+
+#[test]
+fn what_has_no_room_on_one_device_goes_to_another() {
+    /// The second GPU has room for nothing; with `full` nobody has.
+    struct Small(std::cell::Cell<bool>);
+    impl World for Small {
+        fn now(&self) -> u64 {
+            0
+        }
+        fn missing_bytes(&self, _: &Placing, _: &[DeviceId]) -> u64 {
+            0
+        }
+        fn transfer_ns(&self, _: &Placing, _: &[DeviceId]) -> u64 {
+            0
+        }
+        fn has_room(&self, _: &Placing, choice: &Choice) -> bool {
+            !self.0.get() && choice.devices[0] == GPU
+        }
+    }
+    let on_any = Placing {
+        choices: vec![on(&[2], 100, 0), on(&[1], 100, 0)],
+        ..(*placing(None)).clone()
+    };
+    let on_any = Arc::new(on_any);
+    for policy in POLICIES {
+        let world = Small(std::cell::Cell::new(false));
+        let machine = Arc::new(machine(&[1, 1], &[1000, 1000]));
+        let mut m = Mapper::new(machine, make(policy.name, 0).unwrap(), 4);
+        let id = TaskId::from_u64;
+        for task in 0..20 {
+            m.spawned(id(task), Arc::clone(&on_any), 0);
+            m.ready(id(task), &world);
+            for placed in m.assign(&world).unwrap() {
+                assert_eq!(placed.devices[..], [GPU], "{}", policy.name);
+                m.staged(placed.task);
+                m.take_runnable();
+                m.ended(placed.task, 1, &world);
+            }
+        }
+        // Then it is placed all the same, and staging says what is missing.
+        world.0.set(true);
+        m.spawned(id(20), Arc::clone(&on_any), 0);
+        m.ready(id(20), &world);
+        assert_eq!(m.assign(&world).unwrap().len(), 1, "{}", policy.name);
+    }
+}
