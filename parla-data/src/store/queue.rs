@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parla_core::MemoryId;
 use parla_core::lock::Mutex;
+use parla_core::{MachineModel, MemoryId};
 use parla_device::{Block, DeviceError, Event};
 
 use super::groups::Group;
@@ -38,6 +38,9 @@ struct Placed {
 
 /// What has to end before a body can start; well, if `true`.
 type Waits = Vec<(Arc<Op>, bool)>;
+
+/// So often is looked again whether memory that nobody uses can be had: meanwhile others may use it for a moment.
+const TRIES: usize = 1000;
 
 /// Why a request is not placed.
 enum Refusal {
@@ -228,23 +231,34 @@ impl Store {
         taken: u64,
         after: &mut After,
     ) -> Result<Vec<InstanceId>, Refusal> {
-        let held = self.hold(request, groups, taken, false, after);
-        let Err(Refusal::Full(memory)) = held else {
-            return held;
-        };
-        if taken & (1 << memory.0) != 0 || self.is_in_use(memory, after) {
-            return held;
-        }
-        // What it would use is larger than what it needs, and it is alone.
-        let held = self.hold(request, groups, taken, true, after);
-        match held {
-            Err(Refusal::Full(memory)) if !self.is_in_use(memory, after) => {
-                let refused = after.refused.take().map(DataError::from);
-                let error = refused.unwrap_or_else(|| self.out_of_memory(request, memory));
-                Err(Refusal::Failed(error))
+        let mut full = MachineModel::HOST;
+        for _ in 0..TRIES {
+            // What it would use may be larger than what it needs. So if it is alone it is tried once more.
+            for exact in [false, true] {
+                let held = self.hold(request, groups, taken, exact, after);
+                let Err(Refusal::Full(memory)) = held else {
+                    return held;
+                };
+                if taken & (1 << memory.0) != 0 || self.is_in_use(memory, after) {
+                    return held;
+                }
+                full = memory;
             }
-            held => held,
+            if let Some(error) = after.refused.take() {
+                return Err(Refusal::Failed(error.into()));
+            }
+            // Nothing is in use, so there is room, unless it was set aside. Who had used it a moment ago will not tell again that he has let go.
+            let Order {
+                operands,
+                devices,
+                room,
+                ..
+            } = &request.order;
+            if self.check_room(operands, devices, room).is_err() {
+                break;
+            }
         }
+        Err(Refusal::Failed(self.out_of_memory(request, full)))
     }
 
     fn out_of_memory(&self, request: &Request, id: MemoryId) -> DataError {

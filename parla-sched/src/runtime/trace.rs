@@ -57,7 +57,7 @@ impl Trace {
             r.task == task && matches!(r.event, TraceEvent::Running | TraceEvent::Resumed)
         };
         if let Some(record) = records.iter_mut().rev().find(is_start) {
-            record.uses = uses;
+            record.uses.extend(uses); // a wait that was over at once is no new start
         }
     }
 

@@ -163,3 +163,34 @@ fn a_device_is_lost_while_threads_use_it() {
         }
     }
 }
+
+#[test]
+fn what_is_used_for_a_moment_only_is_not_out_of_memory() {
+    let store = store(1, 2);
+    let arrays: Vec<Array> = (0..4).map(|_| array(&[64])).collect();
+    let operands = |of: &[usize]| -> Arc<[Operand]> {
+        let whole = |i: &usize| operand(&arrays[*i], line(0, 64), Access::Input);
+        of.iter().map(whole).collect()
+    };
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The first may be there, the second never is: for a moment the first is in use.
+            let tried = operands(&[0, 3]);
+            while !ended.load(Ordering::Relaxed) {
+                assert!(store.try_stage(&tried, &[gpu(0)]).is_none());
+            }
+        });
+        for _ in 0..3000 {
+            for some in [&[0, 1][..], &[1, 2]] {
+                let one = staged(&store, &operands(some), gpu(0));
+                drop(one.unwrap_or_else(|error| {
+                    ended.store(true, Ordering::Relaxed);
+                    panic!("{error}")
+                }));
+            }
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    store.close().unwrap();
+}
