@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import os
@@ -45,6 +46,26 @@ def pytest_runtest_protocol(item: pytest.Item):
 def workers(request: pytest.FixtureRequest) -> int:
     """The number of workers: the test runs at each of 1, 2, 3 and 8."""
     return request.param
+
+
+@pytest.fixture
+def dump_if_stuck(request: pytest.FixtureRequest):
+    """Use as `with dump_if_stuck("what"):` around one of many steps of a test: ends the run with all stacks if that step takes too long."""
+
+    @contextlib.contextmanager
+    def watched(what: str):
+        stderr = request.config.stash[_stderr]
+        faulthandler.dump_traceback_later(HARD_LIMIT, exit=True, file=stderr)
+        try:
+            yield
+        except BaseException as error:
+            if hasattr(error, "add_note"):
+                error.add_note(what)
+            else:
+                print(what)
+            raise
+
+    return watched
 
 
 class CheckedRuntime:
