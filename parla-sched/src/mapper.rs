@@ -126,15 +126,6 @@ pub(crate) struct PolicyFault {
     pub(crate) fault: String,
 }
 
-impl From<PolicyFault> for PlacingError {
-    fn from(fault: PolicyFault) -> Self {
-        Self::Policy {
-            policy: fault.policy,
-            fault: fault.fault,
-        }
-    }
-}
-
 /// Ready tasks in, decisions out.
 pub(crate) struct Mapper {
     policy: Box<dyn SchedulingPolicy>,

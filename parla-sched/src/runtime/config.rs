@@ -7,6 +7,7 @@ use parla_data::{DataError, Store, StoreStats};
 use thiserror::Error;
 
 use crate::Placing;
+use crate::mapper::PolicyFault;
 use crate::policy::SchedulingPolicy;
 
 /// The devices of a runtime and who decides what runs where.
@@ -108,6 +109,15 @@ pub enum PlacingError {
         /// What it did.
         fault: String,
     },
+}
+
+impl From<PolicyFault> for PlacingError {
+    fn from(fault: PolicyFault) -> Self {
+        Self::Policy {
+            policy: fault.policy,
+            fault: fault.fault,
+        }
+    }
 }
 
 /// Why a task could not be spawned.
