@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 
 import pytest
 from cuda_driver import ROOT, run
 from machine import configured
-from support import leaves
+from support import LIMIT, leaves
 
 numpy = pytest.importorskip("numpy")
 
@@ -199,11 +200,12 @@ def test_tasks_that_want_each_other_s_memory_do_not_wait_in_a_circle(dump_if_stu
 def test_bodies_that_take_memory_themselves_do_not_wait_for_each_other():
     """Each holds all of its GPU's memory and asks for some of the other's: an error, after a while, not a hang."""
     with configured(PARLA_SIM_GPUS="2", PARLA_SIM_GPU_MEM="8000"), Parla(workers=2):
-        arrays, made = [asarray(numpy.zeros(1000)) for _ in range(2)], []
+        arrays, made, both = [asarray(numpy.zeros(1000)) for _ in range(2)], [], threading.Barrier(2)
         for k in range(2):
 
             @spawn(placement=gpu(k), inout=[arrays[k]])
             def body():
+                both.wait(LIMIT)
                 gpu(1 - k).memory()(numpy.zeros(1000))
 
             made.append(body)
