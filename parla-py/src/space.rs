@@ -155,6 +155,19 @@ impl Space {
         }
     }
 
+    /// As [`Self::task`], for the user's code: a task that another thread is spawning at this moment may run already, so this waits for
+    /// the end of that call. Detaches, so no lock may be held.
+    pub(crate) fn task_once_spawned(&self, py: Python<'_>, key: &Key) -> Option<Py<Task>> {
+        loop {
+            match self.entries.lock().get(key) {
+                Some(Entry::Spawned(task)) => return Some(task.clone_ref(py)),
+                Some(Entry::Spawning(by)) if *by != Thread::this() => {}
+                _ => return None,
+            }
+            py.detach(std::thread::yield_now);
+        }
+    }
+
     /// What depending on (or awaiting) `key` in `rt` means; declares the task if nobody spawned it.
     pub(crate) fn resolve(&self, py: Python<'_>, key: &Key, rt: &Arc<Rt>) -> PyResult<Resolved> {
         if self.completed {

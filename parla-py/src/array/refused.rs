@@ -21,10 +21,15 @@ impl Array {
         } else {
             format!("named only {} of it", used.join(" and "))
         };
+        let how = if self.made_in_task {
+            ". A task made this array, or gave it another shape with update(): on a device it is for tasks spawned after that, which name it"
+        } else {
+            ""
+        };
         errors::parla_error(
             py,
             format!(
-                "{} runs on {} and uses {}{region}, but {has}: what a task uses there must be among its operands",
+                "{} runs on {} and uses {}{region}, but {has}: what a task uses there must be among its operands{how}",
                 current.task.get().describe(py),
                 current.device_names(py),
                 self.data.name(),

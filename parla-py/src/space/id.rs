@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_void};
 use std::hash::BuildHasher;
 use std::sync::atomic::AtomicPtr;
 
+use pyo3::exceptions::PyAttributeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString, PyTuple, PyType};
@@ -14,6 +15,17 @@ use crate::awaiter::Awaiter;
 use crate::key::Key;
 use crate::object::{self, Getter, attribute, slot, value_of};
 use crate::task::Task;
+
+/// What an id has from its task, once there is one.
+macro_rules! of_the_task {
+    ($c_name:literal, $name:literal, $doc:literal) => {
+        attribute(
+            $c_name,
+            &Getter(|id: &Self, py| id.attribute_of_the_task(py, $name)),
+            $doc,
+        )
+    };
+}
 
 /// The name of one task: an index of a `TaskSpace`. Exists before and after the task does.
 pub(crate) struct TaskID {
@@ -51,7 +63,7 @@ impl TaskID {
         let attributes = Box::leak(Box::new([
             attribute(
                 c"task",
-                &Getter(|id: &Self, py| Ok(id.task(py).into_pyobject(py)?.unbind())),
+                &Getter(|id: &Self, py| Ok(id.task_once_spawned(py).into_pyobject(py)?.unbind())),
                 c"The task spawned under this id, or None.",
             ),
             attribute(
@@ -74,6 +86,13 @@ impl TaskID {
                 &Getter(|id: &Self, py| Ok(text(py, &id.full_name(py)?))),
                 c"The name together with the function the task runs, once it is spawned: ``T_0 (tasks_A)``.",
             ),
+            of_the_task!(c"state", "state", c"The task's state."),
+            of_the_task!(c"dependencies", "dependencies", c"What the task was told to wait for."),
+            of_the_task!(c"wait", "wait", c"The task's method: ``T[0].wait(timeout)``."),
+            of_the_task!(c"result", "result", c"The task's method: ``T[0].result(timeout)``."),
+            of_the_task!(c"exception", "exception", c"The task's method: ``T[0].exception(timeout)``."),
+            of_the_task!(c"cancel", "cancel", c"The task's method: ``T[0].cancel()``."),
+            of_the_task!(c"done", "done", c"The task's method: ``T[0].done()``."),
             ffi::PyGetSetDef::default(),
         ]));
         let doc =
@@ -93,6 +112,22 @@ impl TaskID {
 
     pub(crate) fn task(&self, py: Python<'_>) -> Option<Py<Task>> {
         self.space.get().task(py, &self.key)
+    }
+
+    /// See [`Space::task_once_spawned`].
+    fn task_once_spawned(&self, py: Python<'_>) -> Option<Py<Task>> {
+        self.space.get().task_once_spawned(py, &self.key)
+    }
+
+    /// An attribute of the task, for programs of version 0.3, where the index of a space is the task itself.
+    fn attribute_of_the_task(&self, py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
+        match self.task_once_spawned(py) {
+            Some(task) => task.getattr(py, name),
+            None => Err(PyAttributeError::new_err(format!(
+                "{} is not spawned yet: it has no {name}",
+                self.name(py)?
+            ))),
+        }
     }
 
     fn name(&self, py: Python<'_>) -> PyResult<String> {

@@ -9,6 +9,7 @@ use pyo3::types::{PyInt, PyString, PyType};
 
 use crate::errors;
 use crate::placed::Placed;
+use crate::space::Space;
 
 /// `@spawn` without parentheses makes the body the task id, and nothing would ever run.
 pub(super) fn check_called(py: Python<'_>, taskid: Option<&Py<PyAny>>) -> PyResult<()> {
@@ -175,7 +176,12 @@ pub(super) fn not_an_id(taskid: &Bound<'_, PyAny>) -> PyErr {
         .get_type()
         .name()
         .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    let hint = if taskid.is_instance_of::<Space>() {
+        " itself; a task has one id in it"
+    } else {
+        ""
+    };
     PyTypeError::new_err(format!(
-        "taskid: expected an index of a TaskSpace such as T[0], not {kind}"
+        "taskid: expected an index of a TaskSpace such as T[0], not {kind}{hint}"
     ))
 }
