@@ -8,8 +8,11 @@
             ...
 
 An environment applies to tasks whose devices are all among its own and whose tags are all among its own; of several the one with the
-fewest devices, then the first. Tasks without tags may run outside any environment. A body that awaits leaves its environment meanwhile
-and enters it again, maybe on another thread.
+fewest devices, then the first. A body that awaits leaves its environment meanwhile and enters it again, maybe on another thread.
+
+A task without tags that may run on several devices runs on those that have an environment, if devices of the same architecture have
+one: with environments for ``cpu(0)`` and ``cpu(1)``, ``placement=cpu`` means these two, and ``placement=[cpu, gpu]`` these two and all
+GPUs. Where none of its devices has one, it runs outside any environment.
 """
 
 from __future__ import annotations
@@ -370,7 +373,8 @@ class _Terms:
 
 
 def _choose(terms: _Terms | None, placement: Placement, tags: object) -> Placement | None:
-    """The options of a placement that the runtime allows and that have an environment with these tags; None: all, without one.
+    """The options of a placement that the runtime allows, with an environment that has these tags if there are such; None: all,
+    without one.
 
     Raises:
         PlacementError: the runtime allows none.
@@ -393,7 +397,10 @@ def _choose(terms: _Terms | None, placement: Placement, tags: object) -> Placeme
             + " or ".join(dict.fromkeys(", ".join(map(repr, option)) for option in placement.options))
         )
     found = {i: _find(environments, placement.options[i], wanted) for i in allowed}
-    kept = [i for i in allowed if found[i] is not None] if wanted else allowed
+    kinds = {_kinds(placement.options[i]) for i in allowed if found[i] is not None}
+    kept = [
+        i for i in allowed if found[i] is not None or (not wanted and _kinds(placement.options[i]) not in kinds)
+    ]
     if not kept:
         raise SpawnError(
             f"tags={_show(wanted)}: no environment with these tags has the devices of the task; there are "
@@ -414,6 +421,10 @@ def _choose(terms: _Terms | None, placement: Placement, tags: object) -> Placeme
         affinity=worker_of(options),
         environments=used if any(used) else (),
     )
+
+
+def _kinds(option: tuple[Device, ...]) -> tuple[Architecture, ...]:
+    return tuple(device.architecture for device in option)
 
 
 def _find(
