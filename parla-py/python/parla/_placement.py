@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,7 @@ def resolve(placement: object = None, vcus: object = None, memory: object = None
             lives), a tuple of these (several different devices), a list of alternatives, or None (any device).
         vcus: the fraction of each device to reserve, from 0 to 1; requirements in `placement` go first.
         memory: bytes to reserve on each device; requirements in `placement` go first.
-        ndevices: how many different devices the task takes.
+        ndevices: how many different devices the task takes, of an architecture, or of the single devices that are named.
 
     Raises:
         PlacementError: no device can ever serve it; the text has the numbers.
@@ -169,7 +169,7 @@ def _choose(placement: object, request: _Request) -> Placement:
         raise PlacementError(f"placement={placement!r} names no device; placement=None means any")
     options: list[_Option] = []
     reasons: list[str] = []
-    for alternative in alternatives:
+    for alternative in alternatives if request.n_devices == 1 else _joined(alternatives):
         try:
             options.extend(_options_of(alternative, request))
         except _Unsatisfiable as reason:
@@ -216,6 +216,47 @@ def _alternatives(placement: object) -> Iterator[object]:
         yield placement
 
 
+@dataclass(frozen=True, slots=True)
+class _AnyOf:
+    """``placement=[gpu(0), gpu(1), gpu(2)], ndevices=2``: devices of which a task gets several."""
+
+    targets: list[DeviceRequirement]
+
+    def options(self, request: _Request) -> list[_Option]:
+        """Every way to choose, or if these are many, runs of neighbours."""
+        targets = list({target.target: target for target in self.targets}.values())
+        if len(targets) < request.n_devices:
+            raise _Unsatisfiable(f"ndevices={request.n_devices}, but it names {len(targets)} devices")
+        n, free = request.n_devices, len(targets)
+        if math.comb(free, n) <= _MAX_CHOICES:
+            ways: Iterable[tuple[DeviceRequirement, ...]] = itertools.combinations(targets, n)
+        else:
+            ways = (tuple(targets[(start + i) % free] for i in range(n)) for start in range(free))
+        found: list[_Option] = []
+        reasons: list[str] = []
+        for way in ways:
+            claims = tuple(map(request.claim, way))
+            try:
+                found += [_Option(devices, claims) for devices in _device_choices(list(way), claims)]
+            except _Unsatisfiable as reason:
+                reasons.append(str(reason))
+        if not found:
+            raise _Unsatisfiable("; ".join(dict.fromkeys(reasons)))
+        return found
+
+
+def _joined(alternatives: list[object]) -> list[object]:
+    """For tasks on several devices: single devices among the alternatives are one choice together."""
+    named = [_target(alternative) for alternative in alternatives if _is_one_device(alternative)]
+    if len(named) < 2:
+        return alternatives
+    return [_AnyOf(named), *(alternative for alternative in alternatives if not _is_one_device(alternative))]
+
+
+def _is_one_device(part: object) -> bool:
+    return isinstance(part, Device) or (isinstance(part, DeviceRequirement) and isinstance(part.target, Device))
+
+
 def _options_of(alternative: object, request: _Request) -> list[_Option]:
     """The options that one alternative stands for, at least one.
 
@@ -224,6 +265,8 @@ def _options_of(alternative: object, request: _Request) -> list[_Option]:
         PlacementError: it is wrong on any machine.
         TypeError: it isn't a placement.
     """
+    if isinstance(alternative, _AnyOf):
+        return alternative.options(request)
     if isinstance(alternative, tuple):
         if not alternative:
             raise PlacementError("placement: () names no device")
@@ -393,7 +436,7 @@ def _check_capacity(devices: list[Device], claim: Claim) -> None:
     vcus, memory = claim
     if vcus > MILLI_VCUS:
         wanted = f"{vcus / MILLI_VCUS:g}" if vcus < 2**60 else "a huge number"
-        raise _Unsatisfiable(f"it needs vcus={wanted}, one {name} device has 1")
+        raise _Unsatisfiable(f"it needs vcus={wanted}, one {name} device has 1 (vcus is a fraction of a device)")
     if memory and memory > (largest := max(map(_capacity, devices))):
         what = f"largest {name}" if len(devices) > 1 or devices[0].architecture.num_devices == 1 else repr(devices[0])
         raise _Unsatisfiable(f"it needs {format_bytes(memory)}, {what} has {format_bytes(largest)}")
