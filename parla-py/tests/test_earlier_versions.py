@@ -13,21 +13,24 @@ FOUR_GPUS = {"PARLA_SIM_GPUS": "4"}
 
 PLACES = {
     "parla": "Parla TaskSpace Tasks TaskEnvironment get_all_architectures get_all_devices get_architecture parray sleep_gil sleep_nogil spawn specialize",
-    "parla.array": "asnumpy clone_here copy get_array_module get_memory is_array storage_size",
+    "parla.array": "PArray array asarray asarray_batch asnumpy clone_here copy get_array_module get_memory is_array storage_size",
     "parla.device": "Gib Memory MemoryKind Mib get_all_devices kib",
     "parla.devices": "cpu gpu",
     "parla.function_decorators": "specialized",
+    "parla.task_collections": "CompletedTaskSpace TaskSpace finish",
     "parla.task_runtime": "get_current_devices has_environment",
     "parla.tasks": "AtomicTaskSpace CompletedTaskSpace TaskSpace Tasks finish get_current_context get_current_task spawn specialize tasks",
+    "parla.warning": "PerformanceWarning",
     "parla.common.array": "asnumpy clone_here copy get_array_module get_memory is_array storage_size",
-    "parla.common.globals": "CUPY_ENABLED cupy get_current_context get_current_devices get_current_stream get_current_task has_environment",
+    "parla.common.globals": "CUPY_ENABLED DeviceType SynchronizationType cupy get_active_device get_current_context get_current_devices get_current_stream get_current_task has_environment",
     "parla.common.parray": "PArray array asarray asarray_batch",
     "parla.common.parray.core": "PArray",
     "parla.common.parray.from_data": "array asarray asarray_batch",
     "parla.common.spawn": "spawn",
     "parla.cython.core": "cpu_bsleep_gil cpu_bsleep_nogil",
+    "parla.cython.device": "PyCPUDevice PyCUDADevice PyDevice PyGPUDevice",
     "parla.cython.device_manager": "cpu cuda gpu",
-    "parla.cython.tasks": "AtomicTaskList AtomicTaskSpace BackendTaskSpace CompletedTaskSpace Task TaskCollection TaskSpace spawn specialize wait",
+    "parla.cython.tasks": "AtomicTaskList AtomicTaskSpace BackendTaskSpace CompletedTaskSpace GPUEnvironment Task TaskCollection TaskSpace spawn specialize wait",
     "parla.cython.variants": "specialize specialized",
 }
 
@@ -59,8 +62,8 @@ def test_both_names_mean_the_same_thing():
     assert parla.cython.tasks.AtomicTaskSpace is TaskSpace
     assert parla.cython.variants.specialize is parla.specialize
     assert parla.common.globals.get_current_devices is parla.context.get_current_devices
-    with pytest.raises(AttributeError, match="get_scheduler"):
-        parla.common.globals.get_scheduler
+    with pytest.raises(AttributeError, match="VCU_BASELINE"):
+        parla.common.globals.VCU_BASELINE
 
 
 def test_all_devices_outside_a_runtime():

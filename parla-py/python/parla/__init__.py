@@ -112,9 +112,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """`TaskEnvironment`, which few programs need, is imported when it is asked for."""
+    """`TaskEnvironment`, which few programs need, is imported when it is asked for; and 0.3's names of this package."""
     if name == "TaskEnvironment":
         from parla.environments import TaskEnvironment
 
         return TaskEnvironment
+    if name == "parla_num_threads":
+        from parla.cpu import default_workers
+
+        return default_workers()
+    if name in ("gpu_sleep_gil", "gpu_sleep_nogil"):
+        from parla._gone import Gone
+
+        return Gone(name)
     raise AttributeError(f"module 'parla' has no attribute {name!r}")

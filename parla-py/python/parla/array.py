@@ -24,6 +24,15 @@ _HOST_DLPACK_TYPES = frozenset({1, 3, 11})
 _PROTOCOLS = ("__dlpack__", "__array_interface__", "__array_struct__", "__cuda_array_interface__", "__array__")
 
 
+def __getattr__(name: str) -> Any:
+    """0.3 has the functions that make PArrays here, too; `parla.parray` has them."""
+    if name in ("PArray", "array", "asarray", "asarray_batch"):
+        from parla import parray
+
+        return getattr(parray, name)
+    raise AttributeError(f"module 'parla.array' has no attribute {name!r}")
+
+
 def is_array(a: object) -> bool:
     """Whether `a` is an array of some kind; scalars, lists and classes are not. Never raises."""
     numpy = sys.modules.get("numpy")

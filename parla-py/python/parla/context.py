@@ -384,6 +384,20 @@ def get_current_context() -> Context:
     return Context(task, _slots_of(task))
 
 
+def part_on(device: Device) -> Context:
+    """The context of one of the running task's devices.
+
+    Raises:
+        InvalidSchedulerAccessException: no task runs on this thread.
+        ValueError: the task does not have the device.
+    """
+    task = get_current_task()
+    whole = Context(task, _slots_of(task))
+    if device not in whole.devices:
+        raise ValueError(f"{task!r} does not have {device!r}, but {', '.join(map(repr, whole.devices))}")
+    return whole[whole.devices.index(device)]
+
+
 def _slots_of(task: _native.Task) -> tuple[_Slot, ...]:
     """All devices of the running task."""
     placed = _native.assignment()

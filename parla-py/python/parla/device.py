@@ -14,6 +14,8 @@ from enum import Enum
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict, Union, overload
 
+from parla._earlier import EarlierDevice
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -257,11 +259,10 @@ class Architecture(_Multipliable):
         return get_architecture, (self.id,)
 
 
-class Device(_Multipliable):
-    """One device: ``cpu(0)``. Two of the same architecture and index are equal."""
+class Device(_Multipliable, EarlierDevice):
+    """One device: ``cpu(0)``, the same as any of that architecture and index. In a task ``with device:`` makes it the current one."""
 
     __slots__ = ("architecture", "index")
-
     architecture: Architecture
     index: int
 

@@ -382,6 +382,11 @@ class PartitionedTensor:
         return self._parts
 
     @property
+    def _latest_view(self) -> list[Any]:
+        """What programs of version 0.2 use though it is private: `base`."""
+        return self._parts
+
+    @property
     def devices(self) -> list[Device]:
         """The devices that have the parts, each once."""
         return list(dict.fromkeys(get_memory(part).device for part in _flat(self._parts) if is_array(part)))

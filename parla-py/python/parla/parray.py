@@ -278,7 +278,7 @@ class PArray(NumPyLike):
         """Give the array new contents, which are copied.
 
         With another shape or type than before, it becomes another array under the same name: views made earlier, and
-        tasks spawned earlier, keep the old one.
+        tasks spawned earlier, keep the old one. So does the task itself if it runs on a GPU: the new one is for tasks spawned after that.
 
         Raises:
             ValueError: this is a view of a part, and the shape or type differs.

@@ -98,3 +98,12 @@ class finish:
         except BaseException:
             if error is None:
                 raise
+
+
+def __getattr__(name: str) -> Any:
+    """0.3's `get_scheduler`: a name that says what to use instead."""
+    if name == "get_scheduler":
+        from parla._gone import Gone
+
+        return Gone(name)
+    raise AttributeError(f"module 'parla.tasks' has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from parla._native import Task
+from parla.device import Device
 from parla.function_decorators import specialize
 from parla.tasks import AtomicTaskSpace, CompletedTaskSpace, TaskList, TaskSpace, spawn
 
@@ -13,6 +14,7 @@ __all__ = [
     "AtomicTaskSpace",
     "BackendTaskSpace",
     "CompletedTaskSpace",
+    "GPUEnvironment",
     "Task",
     "TaskCollection",
     "TaskList",
@@ -25,6 +27,7 @@ __all__ = [
 TaskCollection = TaskList
 AtomicTaskList = TaskList
 BackendTaskSpace = TaskSpace
+GPUEnvironment = Device  # what a context consists of, to which libraries register conversions
 
 
 def wait(barrier: Any) -> None:
