@@ -123,7 +123,7 @@ def test_errors(pool):
         "raised at the end: ZeroDivisionError('division by zero')",
         "dependent: DependencyFailed",
         "the independent task ran",
-        "refused: placement=cpu can't be satisfied: it needs vcus=2, one cpu device has 1",
+        "refused: placement=cpu can't be satisfied: it needs vcus=2, one cpu device has 1 (vcus is a fraction of a device)",
     ]
 
 
