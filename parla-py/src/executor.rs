@@ -225,7 +225,7 @@ impl Executor for PyExecutor {
                 } else {
                     self.find_cause(py, cause, &task)
                 };
-                Task::end(task.bind(py), Outcome::Cancelled(cause));
+                Task::end(task.bind(py), Outcome::Cancelled { cause, error: None });
             }
         });
     }

@@ -311,11 +311,14 @@ impl Space {
             return Ok(Key::Str(text.into()));
         }
         if let Ok(parts) = object.cast::<PyTuple>() {
-            let parts = parts
+            let mut parts = parts
                 .iter()
                 .map(|part| self.intern(&part))
-                .collect::<PyResult<Box<[_]>>>()?;
-            return Ok(Key::Tuple(parts));
+                .collect::<PyResult<Vec<_>>>()?;
+            return Ok(match parts.len() {
+                1 => parts.swap_remove(0), // as `Key::simple` has it
+                _ => Key::Tuple(parts.into()),
+            });
         }
         object.hash()?; // unhashable: TypeError, as a Python user expects
         let objects = self.objects.bind(py);

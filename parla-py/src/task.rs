@@ -188,7 +188,7 @@ impl Task {
         let name = match &self.core.lock().outcome {
             Outcome::Value(_) => Some("done"),
             Outcome::Failed(_) => Some("failed"),
-            Outcome::Cancelled(_) => Some("cancelled"),
+            Outcome::Cancelled { .. } => Some("cancelled"),
             Outcome::Pending => None,
         };
         use parla_core::TaskState as S;
@@ -347,10 +347,13 @@ impl Task {
             .iter()
             .try_for_each(|d| d.traverse(&visit))?;
         match &core.outcome {
-            Outcome::Pending | Outcome::Cancelled(None) => Ok(()),
+            Outcome::Pending => Ok(()),
             Outcome::Value(value) => visit.call(value),
             Outcome::Failed(error) => visit.call(error),
-            Outcome::Cancelled(Some(cause)) => visit.call(cause),
+            Outcome::Cancelled { cause, error } => {
+                visit.call(cause)?;
+                visit.call(error)
+            }
         }
     }
 
@@ -371,7 +374,7 @@ impl Drop for Task {
         let id = self.id.load(Ordering::Relaxed);
         let ended_badly = matches!(
             self.core.get_mut().outcome,
-            Outcome::Failed(_) | Outcome::Cancelled(_)
+            Outcome::Failed(_) | Outcome::Cancelled { .. }
         );
         if id != u64::MAX && ended_badly {
             self.rt.forget(TaskId::from_u64(id));

@@ -155,6 +155,8 @@ def test_dependents_of_a_failed_task_are_cancelled(traced_parla, workers):
         with pytest.raises(DependencyFailed, match="culprit"):
             space[i].task.result()
         assert any(isinstance(e, Boom) for e in carried(space[i].task.exception()))
+        assert space[i].task.exception() is space[i].task.exception()
+        assert space[i].task.state.name == "cancelled"  # not "failed", also when its exception has been asked for
 
 
 def test_a_dependent_spawned_after_the_failure_is_cancelled_too(traced_parla):
@@ -165,6 +167,9 @@ def test_a_dependent_spawned_after_the_failure_is_cancelled_too(traced_parla):
         late = spawn(dependencies=[culprit])(lambda: ran.append(1))
         with pytest.raises(DependencyFailed, match="culprit"):
             late.result(10)
+        later = spawn(dependencies=[late])(lambda: ran.append(2))
+        with pytest.raises(DependencyFailed, match="culprit .*, which it depends on, failed"):
+            later.result(10)
     assert ran == []
 
 

@@ -93,6 +93,7 @@ def test_numpy_integers_are_integers():
     space = TaskSpace("T", shape=4)
     assert space[np.int64(3)] == space[3]
     assert space[np.int64(3)].name == "T_3"
+    assert space[(np.int64(3),)] == space[(3,)] == space[3]
     assert len(space[np.int64(-1)]) == 0
 
 

@@ -224,8 +224,8 @@ impl PyExecutor {
         dependencies.into_iter().find_map(|dependency| {
             let dependency = dependency.task(py)?;
             let root = match &dependency.get().core.lock().outcome {
-                Outcome::Failed(_) | Outcome::Cancelled(None) => None,
-                Outcome::Cancelled(Some(root)) => Some(root.clone_ref(py)),
+                Outcome::Failed(_) => None,
+                Outcome::Cancelled { cause, .. } => cause.as_ref().map(|root| root.clone_ref(py)),
                 Outcome::Pending | Outcome::Value(_) => return None,
             };
             Some(root.unwrap_or(dependency))

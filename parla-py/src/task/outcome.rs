@@ -15,8 +15,12 @@ pub(crate) enum Outcome {
     Pending,
     Value(Py<PyAny>),
     Failed(Py<PyBaseException>),
-    /// Cancelled because this task failed or was cancelled; itself or unknown: `None`. The exception is made when first asked for.
-    Cancelled(Option<Py<Task>>),
+    Cancelled {
+        /// The task that failed or was cancelled first; itself or unknown: `None`.
+        cause: Option<Py<Task>>,
+        /// Made when first asked for.
+        error: Option<Py<PyBaseException>>,
+    },
 }
 
 impl Outcome {
@@ -69,7 +73,12 @@ impl Task {
                 this.rt.executor().looked_at(this.id());
                 return Ok(Some(error.into_bound(py)));
             }
-            Outcome::Cancelled(cause) => cause.as_ref().map(|cause| cause.clone_ref(py)),
+            Outcome::Cancelled {
+                error: Some(error), ..
+            } => return Ok(Some(error.clone_ref(py).into_bound(py))),
+            Outcome::Cancelled { cause, error: None } => {
+                cause.as_ref().map(|cause| cause.clone_ref(py))
+            }
         };
         let error = match cause {
             None => errors::task_cancelled(py, format!("{} was cancelled", this.describe(py))),
@@ -96,14 +105,17 @@ impl Task {
                 error
             }
         };
-        let error = error.into_value(py);
-        // From now on the same object every time.
-        let before = std::mem::replace(
-            &mut this.core.lock().outcome,
-            Outcome::Failed(error.clone_ref(py)),
-        );
-        drop(before);
-        Ok(Some(error.into_bound(py)))
+        let mut made = Some(error.into_value(py));
+        let first = match &mut this.core.lock().outcome {
+            // From now on the same object every time.
+            Outcome::Cancelled { error, .. } => {
+                let first = error.get_or_insert_with(|| made.take().expect("it was made above"));
+                Some(first.clone_ref(py))
+            }
+            _ => None,
+        };
+        drop(made); // another thread was faster
+        Ok(first.map(|error| error.into_bound(py)))
     }
 
     /// Waits for the end.
