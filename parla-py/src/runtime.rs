@@ -31,7 +31,7 @@ pub(crate) use this_thread::{
     spawn_in, store_of_this_thread, take_released, trace_waited,
 };
 use waiting::{check_not_forked, now, wait_unless_stalled};
-pub(crate) use waiting::{leave_inputs, on_this_thread_detached, renew_arrays, wait_for};
+pub(crate) use waiting::{leave_inputs, renew_arrays, wait_for};
 
 /// The scheduler's runtime with Python's executor.
 pub(crate) type Rt = parla_sched::Runtime<PyExecutor>;

@@ -131,7 +131,7 @@ impl PyExecutor {
             Some(uses) => Arc::clone(&uses.operands),
             _ => return Ok(()),
         };
-        let renewed = runtime::on_this_thread_detached(py, || cx.renew_data());
+        let renewed = runtime::detached(py, || cx.renew_data());
         let Some(assigned) = cx.assigned() else {
             self.trace_uses(cx, &operands);
             self.bring_home(py, &operands, true)?;

@@ -11,7 +11,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::report::deadlock;
-use super::this_thread::with_running;
+use super::this_thread::{detached, with_running};
 use super::{Rt, add_released};
 use crate::executor::PyExecutor;
 use crate::{errors, python};
@@ -54,31 +54,19 @@ fn wait_detached(
     py: Python<'_>,
     wait: impl FnOnce(Option<parla_sched::Tick<'_>>) -> Waited,
 ) -> PyResult<Waited> {
-    /// What the closure brings along never leaves this thread.
-    struct OnThisThread<F>(F);
-    // SAFETY: `detach` runs its closure on the calling thread.
-    unsafe impl<F> Send for OnThisThread<F> {}
-    impl<F> OnThisThread<F> {
-        fn take(self) -> F {
-            self.0
-        }
-    }
-
     let mut raised = None;
     let begun = now();
     // SAFETY: a thread may ask who it is.
     let me = unsafe { libc::pthread_self() };
     WAITING.lock().push(me);
-    let work = OnThisThread((wait, &mut raised));
-    let waited = py.detach(move || {
-        let (wait, raised) = work.take();
+    let waited = detached(py, || {
         if !is_main_thread() {
             return wait(None);
         }
         let mut tick = || match Python::attach(|py| py.check_signals()) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
-                *raised = Some(error);
+                raised = Some(error);
                 ControlFlow::Break(())
             }
         };
@@ -172,20 +160,6 @@ pub(super) fn check_not_forked(rt: &Rt) -> PyResult<()> {
     Err(PyRuntimeError::new_err(
         "this runtime belongs to the parent process: its threads do not exist after a fork; open a new `with Parla():` in the child",
     ))
-}
-
-/// Runs something of this thread's without the GIL: detaching does not move it to another thread.
-pub(crate) fn on_this_thread_detached<R>(py: Python<'_>, call: impl FnOnce() -> R) -> R {
-    struct OnThisThread<T>(T);
-    // SAFETY: `detach` runs its closure on the calling thread; nothing is sent anywhere.
-    unsafe impl<T> Send for OnThisThread<T> {}
-    impl<T> OnThisThread<T> {
-        fn take(self) -> T {
-            self.0
-        }
-    }
-    let call = OnThisThread(call);
-    py.detach(move || OnThisThread(call.take()())).take()
 }
 
 /// The task that runs here is about to wait for another, which may change what it uses.
