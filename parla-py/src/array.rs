@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use crate::assignment::{self, Current};
 use crate::device_block::DeviceBlock;
 use crate::keep::{DrainLast, Kept};
-use crate::{errors, machine, runtime};
+use crate::{errors, machine, python, runtime};
 
 /// A coherent array over a NumPy array's own memory: nothing is copied, and the NumPy array stays alive as long as this or a task that uses it.
 ///
@@ -368,10 +368,7 @@ impl Layout {
     fn of(buffer: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = buffer.py();
         let wrong = || {
-            let kind = buffer
-                .get_type()
-                .name()
-                .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+            let kind = python::type_name(buffer);
             PyTypeError::new_err(format!("Array: expected a numpy.ndarray, not {kind}"))
         };
         let interface = buffer

@@ -65,7 +65,7 @@ impl Body {
         if !body.is_callable() {
             return Err(PyTypeError::new_err(format!(
                 "a task's body is a function or a coroutine, not {}",
-                body.get_type().name()?
+                python::type_name(body)
             )));
         }
         Self::capture_callable(body)
@@ -131,7 +131,7 @@ impl Body {
     }
 
     fn capture_coroutine(body: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let type_name = body.get_type().name()?;
+        let type_name = python::type_name(body);
         let Ok(code) = body.getattr("cr_code") else {
             return Err(PyTypeError::new_err(format!(
                 "a task's body is a function or a coroutine, not {type_name}"

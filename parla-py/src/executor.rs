@@ -27,6 +27,7 @@ use crate::body::Work;
 use crate::errors;
 use crate::gil;
 use crate::key::Key;
+use crate::python;
 use crate::runtime;
 use crate::task::{Outcome, Task};
 
@@ -428,12 +429,7 @@ fn send_none<'py>(coroutine: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
 }
 
 fn foreign_awaitable(coroutine: &Bound<'_, PyAny>, yielded: &Bound<'_, PyAny>) -> PyErr {
-    let name = |object: &Bound<'_, PyAny>| {
-        object
-            .get_type()
-            .name()
-            .map_or_else(|_| "?".to_owned(), |n| n.to_string())
-    };
+    let name = |object: &Bound<'_, PyAny>| python::type_name(object);
     let body = coroutine
         .getattr("__name__")
         .map_or_else(|_| "body".to_owned(), |n| n.to_string());

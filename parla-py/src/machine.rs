@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString};
 
-use crate::{errors, runtime};
+use crate::{errors, python, runtime};
 
 /// The machine, with what is made of it once.
 struct Probed {
@@ -272,7 +272,7 @@ fn setting(key: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
     let Ok(items) = value.try_iter() else {
         return Err(PyTypeError::new_err(format!(
             "configure_machine: {key}: expected a number, a text or a list, not {}",
-            value.get_type().name()?
+            python::type_name(value)
         )));
     };
     let items = items.map(|item| Ok(item?.str()?.to_string()));

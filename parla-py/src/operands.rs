@@ -158,10 +158,7 @@ impl Argument<'_, '_> {
     }
 
     fn no_operand(&self, object: &Bound<'_, PyAny>) -> PyErr {
-        let kind = object
-            .get_type()
-            .name()
-            .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        let kind = python::type_name(object);
         let hint = if is_ndarray(object) {
             "; wrap it: parla.asarray(a)"
         } else {

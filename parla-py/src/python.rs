@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
+use pyo3::types::{PyString, PyType};
 
 type Object = *mut ffi::PyObject;
 type Get = unsafe extern "C" fn(Object) -> Object;
@@ -273,8 +273,8 @@ impl Origin {
             return unknown();
         };
         match self.line(code) {
-            Ok(Some(line)) => format!("{file}:{line}"),
-            _ => file.to_string(),
+            Ok(Some(line)) => format!("{}:{line}", text(&file)),
+            _ => text(&file),
         }
     }
 
@@ -287,6 +287,22 @@ impl Origin {
         }
         Ok(None)
     }
+}
+
+/// What `str()` makes of an object that describes something: a name, a file.
+///
+/// Not `{object}`: CPython runs signal handlers in `PyObject_Str`, and PyO3's formatting drops what they raise. A string is not asked.
+pub(crate) fn text(object: &Bound<'_, PyAny>) -> String {
+    match object.cast::<PyString>() {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => object.to_string(),
+    }
+}
+
+/// What messages call an object of an unexpected type.
+pub(crate) fn type_name(object: &Bound<'_, PyAny>) -> String {
+    let name = object.get_type().name();
+    name.map_or_else(|_| "?".to_owned(), |name| text(&name))
 }
 
 /// Calls a method for its effect; an error goes to `sys.unraisablehook`.

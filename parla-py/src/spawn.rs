@@ -132,7 +132,7 @@ pub(crate) fn spawn<'py>(
             Err(_) => {
                 return Err(PyTypeError::new_err(format!(
                     "name: expected a string, not {}",
-                    name.get_type().name()?
+                    python::type_name(name)
                 )));
             }
         },

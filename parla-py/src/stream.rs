@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use crate::errors;
 use crate::keep::{self, Kept};
+use crate::python;
 
 /// What Python functions raised that were launched on streams, oldest first.
 #[derive(Clone, Default)]
@@ -110,7 +111,7 @@ impl Stream {
         if !function.is_callable() {
             return Err(PyTypeError::new_err(format!(
                 "launch: expected a function or None, not {}",
-                function.get_type().name()?
+                python::type_name(&function)
             )));
         }
         let kept = Kept::new(function.unbind());

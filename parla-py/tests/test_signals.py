@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from support import WORKER_COUNTS, Program
+from support import WORKER_COUNTS, Program, run_py
 
 # Each program prints `ready` when it may be interrupted, and says what it saw.
 PRELUDE = """
@@ -324,3 +324,35 @@ os._exit(0)
     done = run.finish(5)
     assert "rounds True True" in done.stdout
     assert done.returncode == 0
+
+
+def test_no_signal_is_lost_in_a_spawn():
+    """What its handler raises in the middle of a spawn leaves that spawn or comes right after it."""
+    run = run_py(
+        """
+import _thread, functools, signal, sys
+from parla import Parla, spawn
+
+class Alarm(Exception):
+    pass
+
+def ring(*_):
+    raise Alarm
+
+ignored = []
+sys.unraisablehook = ignored.append
+signal.signal(signal.SIGALRM, ring)
+with Parla(workers=1):
+    spawner = spawn()
+    def body():  # its first spawn finds out all about it
+        pass
+    # Without a moment between the two in which Python looks for signals.
+    alarm = functools.partial(_thread.interrupt_main, signal.SIGALRM)
+    steps = [alarm, functools.partial(spawner, body)]
+    try:
+        list(map(functools.partial.__call__, steps))
+    except Alarm:
+        print("heard", ignored)
+"""
+    )
+    assert run.stdout == "heard []\n"

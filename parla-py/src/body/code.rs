@@ -60,7 +60,7 @@ pub(super) fn info(code: &Bound<'_, PyAny>) -> PyResult<Arc<CodeInfo>> {
         } else {
             "a generator"
         };
-        let name = code.getattr("co_name")?;
+        let name = python::text(&code.getattr("co_name")?);
         return Err(PyTypeError::new_err(format!(
             "the body '{name}' is {what} function (it contains `yield`): calling it would run nothing; use a function or `async def` without `yield`"
         )));
@@ -88,10 +88,9 @@ pub(super) fn kind(code: &Bound<'_, PyAny>) -> PyResult<String> {
     let name = code
         .getattr("co_qualname")
         .or_else(|_| code.getattr("co_name"))?;
-    let (file, line) = (
-        code.getattr("co_filename")?,
-        code.getattr("co_firstlineno")?,
-    );
+    let file = code.getattr("co_filename")?;
+    let line: u32 = code.getattr("co_firstlineno")?.extract()?;
+    let (name, file) = (python::text(&name), python::text(&file));
     Ok(format!("{name} ({file}:{line})"))
 }
 

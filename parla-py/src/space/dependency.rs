@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use super::{Resolved, Space, TaskID};
 use crate::key::Key;
 use crate::object;
+use crate::python;
 use crate::runtime::Rt;
 use crate::task::Task;
 
@@ -93,10 +94,7 @@ pub(crate) fn edge_of<'a, 'py>(
 
 /// A `TypeError` for something that should name a task.
 pub(crate) fn not_a_task(object: &Bound<'_, PyAny>, argument: &str) -> PyErr {
-    let kind = object
-        .get_type()
-        .name()
-        .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    let kind = python::type_name(object);
     PyTypeError::new_err(format!(
         "{argument}: expected a Task, TaskID, TaskSpace, tasks(...) or an iterable of those, not {kind}"
     ))

@@ -9,6 +9,7 @@ use pyo3::types::{PyInt, PyString, PyType};
 
 use crate::errors;
 use crate::placed::Placed;
+use crate::python;
 use crate::space::Space;
 
 /// `@spawn` without parentheses makes the body the task id, and nothing would ever run.
@@ -38,7 +39,7 @@ pub(super) fn check_ignored(
     {
         return Err(PyTypeError::new_err(format!(
             "tags: expected a sequence, not {}",
-            tags.get_type().name()?
+            python::type_name(tags)
         )));
     }
     if let Some(data) = data
@@ -46,7 +47,7 @@ pub(super) fn check_ignored(
     {
         return Err(PyTypeError::new_err(format!(
             "data: expected a sequence of arrays, not {}",
-            data.get_type().name()?
+            python::type_name(data)
         )));
     }
     Ok(())
@@ -57,7 +58,7 @@ pub(crate) fn parse_runahead(runahead: &Bound<'_, PyAny>) -> PyResult<Runahead> 
     let wrong = || -> PyResult<PyErr> {
         Ok(PyTypeError::new_err(format!(
             "runahead: expected \"blocking\", \"nonblocking\", \"user\" or \"none\", not {}",
-            runahead.get_type().name()?
+            python::type_name(runahead)
         )))
     };
     let name = if let Ok(name) = runahead.cast::<PyString>() {
@@ -136,7 +137,7 @@ pub(super) fn check_repeatable(operands: &[Operand]) -> PyResult<()> {
 
 pub(super) fn integer(value: &Bound<'_, PyAny>, argument: &str, least: i32) -> PyResult<i32> {
     let Ok(number) = value.extract::<i64>() else {
-        let kind = value.get_type().name()?;
+        let kind = python::type_name(value);
         return Err(if value.is_instance_of::<PyInt>() {
             PyValueError::new_err(format!("{argument}: {value} is out of range"))
         } else {
@@ -172,10 +173,7 @@ pub(super) fn not_an_id(taskid: &Bound<'_, PyAny>) -> PyErr {
             )),
         };
     }
-    let kind = taskid
-        .get_type()
-        .name()
-        .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    let kind = python::type_name(taskid);
     let hint = if taskid.is_instance_of::<Space>() {
         " itself; a task has one id in it"
     } else {

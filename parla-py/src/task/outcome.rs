@@ -7,7 +7,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::Task;
-use crate::{errors, runtime};
+use crate::{errors, python, runtime};
 
 #[derive(Default)]
 pub(crate) enum Outcome {
@@ -153,10 +153,7 @@ pub(crate) fn parse_timeout(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Opti
         return Ok(None);
     };
     let number = timeout.extract::<f64>().map_err(|_| {
-        let kind = timeout
-            .get_type()
-            .name()
-            .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        let kind = python::type_name(timeout);
         PyTypeError::new_err(format!(
             "timeout is a number of seconds or None, not {kind}"
         ))
