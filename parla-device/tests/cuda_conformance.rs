@@ -38,6 +38,14 @@ fn on_three_cards(test: &str, body: impl FnOnce()) {
 
 parla_device::conformance!(subject, on_three_cards);
 
+/// Then copies between them take the way that the driver has for that.
+#[test]
+fn cards_that_do_not_reach_each_other_copy_all_boxes() {
+    let fake = [("DEVICES", "3"), ("PEER", "0")];
+    assert!(!fails("random_boxes_in_all_directions", &fake));
+    assert!(!fails("large_boxes", &fake));
+}
+
 /// Whether a promise is seen to be broken on the machine that `fake` describes.
 fn fails(test: &str, fake: &[(&str, &str)]) -> bool {
     let (status, text) = driver::run_alone(test, driver::directory(), fake);

@@ -13,7 +13,7 @@ use std::sync::mpsc::channel;
 
 use driver::{LIMIT, first, gpus, with_driver};
 use memory::{eventually, host, pattern, read, whole};
-use parla_device::{CudaOptions, DeviceError, Event};
+use parla_device::{CudaOptions, Device, DeviceError, Event};
 
 /// The result of an event's callback.
 fn called(event: &Arc<dyn Event>) -> Result<(), DeviceError> {
@@ -131,6 +131,75 @@ fn the_driver_refuses_memory() {
         assert_eq!(gpu.memory_used(), 1 << 20);
         drop(gpu.allocate(5).unwrap());
         drop(block);
+    });
+}
+
+/// Memory of the card that is none of ours.
+fn of_another_library(gpu: &Arc<dyn Device>, bytes: usize) -> u64 {
+    let allocate: unsafe extern "C" fn(*mut u64, usize) -> i32 = driver::function(c"cuMemAlloc_v2");
+    let before = gpu.make_current().expect("a context");
+    let mut address = 0;
+    // SAFETY: writes one address.
+    assert_eq!(unsafe { allocate(&raw mut address, bytes) }, 0);
+    gpu.restore_current(&before);
+    address
+}
+
+#[test]
+fn what_one_gpu_of_a_card_does_not_use_another_one_can_have() {
+    let fake = [("MEMORY", "1000000"), ("DEVICES", "1")];
+    let test = "what_one_gpu_of_a_card_does_not_use_another_one_can_have";
+    with_driver(test, &fake, || {
+        let devices = gpus(&CudaOptions {
+            virtual_gpus: Some(2),
+            memory: vec![500_000],
+        });
+        // Its pool keeps what it had.
+        drop(devices[0].allocate(400_000).unwrap());
+        of_another_library(&devices[0], 300_000);
+        let block = devices[1].allocate(450_000).unwrap();
+        let error = devices[0].allocate(400_000).expect_err("there is no more");
+        assert_eq!(
+            error.to_string(),
+            "gpu:0 is out of memory: 400000 bytes requested, 250000 free of 1000000"
+        );
+        drop(block);
+        drop(devices[0].allocate(400_000).unwrap());
+    });
+}
+
+#[test]
+fn a_card_that_was_full_is_used_when_there_is_room() {
+    let test = "a_card_that_was_full_is_used_when_there_is_room";
+    with_driver(test, &[("FAIL", "context:1,context:2")], || {
+        let gpu = first();
+        let error = gpu.allocate(5).expect_err("no context").to_string();
+        let total = 1_u64 << 30;
+        let expected = format!("gpu:0 is out of memory: 5 bytes requested, 0 free of {total}");
+        assert_eq!(error, expected);
+        assert_eq!(gpu.memory_used(), 0);
+        drop(gpu.allocate(5).expect("there is a context now"));
+        assert!(gpu.failure().is_none());
+    });
+}
+
+#[test]
+fn a_stream_that_could_not_stage_copies_can_later() {
+    let test = "a_stream_that_could_not_stage_copies_can_later";
+    // The first is the memory's, the second the test's, the third is for pieces of memory that is not page-locked.
+    with_driver(test, &[("FAIL", "stream:3")], || {
+        let gpu = first();
+        let data = pattern(5000, 1);
+        let block = gpu.allocate(5000).unwrap();
+        let stream = gpu.stream().unwrap();
+        let copy = || whole((&host(&data), None), (&block, Some(&gpu)));
+        let error = stream.copy(copy()).expect_err("refused").to_string();
+        assert!(
+            error.contains("cuStreamCreate failed: CUDA_ERROR_OUT_OF_MEMORY"),
+            "{error}"
+        );
+        stream.copy(copy()).unwrap();
+        assert!(read(&stream, &gpu, &block) == data);
     });
 }
 

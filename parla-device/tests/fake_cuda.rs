@@ -13,7 +13,7 @@ mod memory;
 
 use std::sync::mpsc::channel;
 
-use driver::{LIMIT, NOTHING, first, gpus, live, with_driver, with_library};
+use driver::{LIMIT, NOTHING, VISIBLE, first, gpus, live, with_driver, with_library};
 use memory::{eventually, host, pattern, read, whole};
 use parla_core::MemoryId;
 use parla_device::{Backend as _, CudaBackend, CudaOptions, Machine, MachineOptions};
@@ -57,6 +57,25 @@ fn a_driver_without_devices_is_a_reason() {
         &[("DEVICES", "0")],
         "no CUDA device",
     );
+}
+
+#[test]
+fn devices_that_the_program_is_not_to_see_are_a_reason() {
+    unavailable(
+        "devices_that_the_program_is_not_to_see_are_a_reason",
+        &[(VISIBLE, "")],
+        "no CUDA device: CUDA_VISIBLE_DEVICES is \"\"",
+    );
+}
+
+#[test]
+fn the_program_sees_some_of_the_devices() {
+    let fake = [("DEVICES", "4"), (VISIBLE, "3,1,9,0")];
+    with_driver("the_program_sees_some_of_the_devices", &fake, || {
+        let devices = gpus(&CudaOptions::default());
+        let names: Vec<&str> = devices.iter().map(|device| device.name()).collect();
+        assert_eq!(names, ["gpu:0", "gpu:1"], "up to the first that is none");
+    });
 }
 
 #[test]

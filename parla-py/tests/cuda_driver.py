@@ -25,7 +25,13 @@ def _built() -> Path | None:
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory):
-    """A directory with the driver under the name that programs look for."""
+    """A directory with the driver under the name that programs look for. It shows all its devices, whatever the shell says of others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        yield _directory(tmp_path_factory)
+
+
+def _directory(tmp_path_factory) -> Path:
     library = _built()
     if library is None and shutil.which("cargo") and (ROOT / "Cargo.toml").exists():
         subprocess.run(["cargo", "build", "-q", "-p", "parla-fake-cuda"], cwd=ROOT, check=True, timeout=50)

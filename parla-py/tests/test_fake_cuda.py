@@ -46,10 +46,11 @@ print(len(gpu), "gpus: right")
 """
 
 
-@pytest.mark.parametrize("virtual", ["2", "5"])
-def test_random_programs_give_what_numpy_gives(driver, virtual):
-    """Two cards; with five GPUs on them copies go inside a card, too."""
-    printed = run(driver, RANDOM_PROGRAM, FAKE_CUDA_DEVICES="2", PARLA_VIRTUAL_GPUS=virtual, FAKE_CUDA_DELAY_US="100")
+@pytest.mark.parametrize(("virtual", "peer"), [("2", "1"), ("2", "0"), ("5", "1")])
+def test_random_programs_give_what_numpy_gives(driver, virtual, peer):
+    """Two cards, which reach each other's memory or not; with five GPUs on them copies go inside a card, too."""
+    machine = {"FAKE_CUDA_DEVICES": "2", "FAKE_CUDA_PEER": peer, "FAKE_CUDA_DELAY_US": "100"}
+    printed = run(driver, RANDOM_PROGRAM, PARLA_VIRTUAL_GPUS=virtual, **machine)
     assert printed == f"{virtual} gpus: right\n"
 
 
@@ -58,14 +59,61 @@ def test_little_memory(driver):
     run(driver, RANDOM_PROGRAM, FAKE_CUDA_DEVICES="2", PARLA_GPU_MEM="70000", FAKE_CUDA_DELAY_US="20")
 
 
-def test_no_device(driver):
-    """A driver without a device is no GPU, with a reason."""
+def test_memory_that_another_library_has(driver):
+    """The card has less than we are to use: copies make room, what never fits is an error with the card's numbers, and the rest goes on."""
     program = """
+import ctypes
+import numpy as np
+from parla import DeviceOutOfMemory, Parla, TaskSpace, spawn
 from parla.devices import gpu
+from parla.parray import asarray
+
+cuda = ctypes.CDLL("libcuda.so.1")
+arrays, large = [asarray(np.zeros(25_000)) for _ in range(4)], asarray(np.zeros(75_000))
+
+def another_library():
+    assert cuda.cuMemAlloc_v2(ctypes.byref(ctypes.c_uint64()), ctypes.c_size_t(500_000)) == 0
+
+with Parla() as rt:
+    spawn(placement=gpu(0))(another_library).wait()
+    T = TaskSpace("T")
+    for i in range(12):
+        array = arrays[i % 4]
+
+        @spawn(T[i], [T[i - 1]], placement=gpu(0), inout=[array])
+        def add():
+            array.array[...] = array.array.copy_to_host() + 1
+
+    T.wait()
+    error = spawn(placement=gpu(0), input=[large])(lambda: None).exception()
+    assert isinstance(error, DeviceOutOfMemory), repr(error)
+    print(error)
+    spawn(placement=gpu(0), input=[arrays[0]])(lambda: None).result()
+    assert rt.stats()["memories"][1]["evictions"] >= 10, rt.stats()
+assert all((array.array == 3).all() for array in arrays)
+"""
+    printed = run(driver, program, FAKE_CUDA_DEVICES="1", FAKE_CUDA_MEMORY="1000000", PARLA_GPU_MEM="900000")
+    assert printed == "gpu:0 is out of memory: 600000 bytes requested, 500000 free of 1000000\n"
+
+
+@pytest.mark.parametrize("settings", [{"FAKE_CUDA_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": ""}])
+def test_no_device(driver, settings):
+    """A driver without a device, or that is to show none, is no GPU, with a reason; the CPU works."""
+    program = """
+from parla import Parla, PlacementError, spawn
+from parla.devices import cpu, gpu
+with Parla():
+    try:
+        spawn(placement=gpu)
+    except PlacementError as error:
+        print(error)
+    assert spawn(placement=[cpu, gpu])(lambda: 3).result() == 3
 print(len(gpu), gpu.unavailable)
 """
-    printed = run(driver, program, FAKE_CUDA_DEVICES="0")
-    assert printed.startswith("0 ") and "no CUDA device" in printed, printed
+    printed = run(driver, program, **settings)
+    why = "no CUDA device: CUDA_VISIBLE_DEVICES is \"\"" if "CUDA_VISIBLE_DEVICES" in settings else "no CUDA device;"
+    refused, unavailable = printed.splitlines()
+    assert why in refused and unavailable.startswith(f"0 {why}"), printed
 
 
 def test_the_gpu_checks(driver, tmp_path):

@@ -198,6 +198,22 @@ def test_no_memory_on_one_device():
         assert big[5] == 1 and small[5] == 2
 
 
+def test_copies_make_room_where_a_device_refuses_memory():
+    """By the books there is enough. What nobody uses is given up, newest bytes after they went home; if that is not enough, the device tells its numbers."""
+    with configured(PARLA_SIM_GPUS="1", PARLA_SIM_GPU_MEM="1M", PARLA_SIM_FAULTS="gpu:0 alloc=2; gpu:0 alloc=4+"):
+        first, second, third = (asarray(numpy.zeros(100)) for _ in range(3))
+        with Parla(workers=2) as rt:
+            spawn(placement=gpu(0), input=[first])(lambda: None).result(20)
+            assert first.exists_on_device(gpu(0))
+            spawn(placement=gpu(0), inout=[second])(lambda: second.array.fill(2)).result(20)
+            assert not first.exists_on_device(gpu(0)) and second.exists_on_device(gpu(0))
+            assert rt.stats()["memories"][1]["evictions"] == 1
+            error = spawn(placement=gpu(0), inout=[third])(lambda: None).exception(20)
+            assert isinstance(error, DeviceOutOfMemory)
+            assert (error.requested, error.free, error.total) == (800, 1 << 20, 1 << 20)
+        assert second.sum() == 200 and third.sum() == 0
+
+
 def test_arrays_are_dropped_while_they_travel():
     """Ahead of a task that waits, and is cancelled with nothing else left of its array."""
     gate, watched = threading.Event(), []

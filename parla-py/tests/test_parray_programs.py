@@ -150,8 +150,10 @@ def test_no_byte_moves_that_need_not(n_gpus):
             _run_random_program(1000 * n_gpus + seed, disturbed=False)
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["", "whole"])
 @pytest.mark.parametrize("n_gpus", range(1, 9))
-def test_jacobi_moves_halos_only(n_gpus):
+def test_jacobi_moves_halos_only(n_gpus, whole):
+    """Also where each GPU has had all of both grids before, and so has room for more than it needs."""
     n, m, steps = 66, 10, 6
     start = numpy.random.default_rng(n_gpus).random((n, m))
     wanted = start.copy()
@@ -163,12 +165,14 @@ def test_jacobi_moves_halos_only(n_gpus):
     row = m * 8
     with configured(PARLA_SIM_GPUS=str(n_gpus)):
         with Parla(workers=2) as rt:
-            T = TaskSpace("J")
+            T, before = TaskSpace("J"), []
+            if whole:
+                before = [spawn(placement=gpu(k), input=grids)(lambda: None) for k in range(n_gpus)]
             for step in range(steps):
                 old, new = grids[step % 2], grids[(step + 1) % 2]
                 for k in range(n_gpus):
                     first, last = bounds[k], bounds[k + 1]
-                    near = [T[step - 1, j] for j in range(max(0, k - 1), min(n_gpus, k + 2))]
+                    near = [T[step - 1, j] for j in range(max(0, k - 1), min(n_gpus, k + 2))] if step else before
 
                     @spawn(
                         T[step, k], near, placement=gpu(k), input=[old[first - 1 : last + 1]], output=[new[first:last]]
@@ -185,12 +189,12 @@ def test_jacobi_moves_halos_only(n_gpus):
                 own = bounds[k + 1] - bounds[k]
                 # What it starts from with its halos; the outermost halos stay as they are, in both grids.
                 edges = (k == 0) + (k == n_gpus - 1)
-                assert sources.pop("host") == (own + 2 + edges) * row
+                assert sources.pop("host") == (2 * n if whole else own + 2 + edges) * row
                 for neighbour in (k - 1, k + 1):
                     if 0 <= neighbour < n_gpus:
                         assert sources.pop(f"gpu:{neighbour}") == (steps - 1) * row
-                # Within a GPU, what it wrote is joined with its new halos.
-                assert sources.pop(f"gpu:{k}") <= 2 * own * row
+                # Within a GPU, what it wrote is joined with its new halos, unless that is one copy already.
+                assert sources.pop(f"gpu:{k}") <= (0 if whole else 2 * own * row)
                 assert not any(sources.values()), f"gpu:{k} got more: {sources}"
             assert found["host"]["copies"] == 0
         assert numpy.allclose(buffers[steps % 2], wanted)

@@ -334,26 +334,34 @@ fn a_device_that_lost_its_memory_poisons_only_what_was_nowhere_else() {
 
 #[test]
 fn halos_move_halo_bytes_only() {
-    let bench = Bench::new(&[10_000, 10_000]);
-    let (u, v) = (array(&[20]), array(&[20]));
-    for step in 0..10 {
-        let (from, to) = if step % 2 == 0 { (&u, &v) } else { (&v, &u) };
-        for half in 0..2 {
-            let (low, high) = (half * 10, half * 10 + 10);
-            let halo = line(low.max(1) - 1, (high + 1).min(20));
-            let operands = [
-                operand(from, halo, Access::Input),
-                operand(to, line(low, high), Access::Output),
-            ];
-            bench.run(&operands, gpu(half as u32), step + 1);
+    // Also between copies that have room for more.
+    for whole in [false, true] {
+        let bench = Bench::new(&[10_000, 10_000]);
+        let (u, v) = (array(&[20]), array(&[20]));
+        let all = [&u, &v].map(|a| operand(a, line(0, 20), Access::Input));
+        for half in (0..2).filter(|_| whole) {
+            bench.run(&all, gpu(half), 0);
         }
+        for step in 0..10 {
+            let (from, to) = if step % 2 == 0 { (&u, &v) } else { (&v, &u) };
+            for half in 0..2 {
+                let (low, high) = (half * 10, half * 10 + 10);
+                let halo = line(low.max(1) - 1, (high + 1).min(20));
+                let operands = [
+                    operand(from, halo, Access::Input),
+                    operand(to, line(low, high), Access::Output),
+                ];
+                bench.run(&operands, gpu(half as u32), step + 1);
+            }
+        }
+        // At first 11 elements of `u` each, or all of both, then one element per step.
+        let at_first = if whole { 2 * 20 } else { 11 };
+        for i in 0..2 {
+            assert_eq!(bench.bytes_into(memory(i)), 4 * (at_first + 9));
+        }
+        bench.check_empty();
+        assert_eq!(home_of(&u, &line(0, 20)), [10; 20]);
     }
-    // At first 11 elements of `u` each, then one element per step.
-    for i in 0..2 {
-        assert_eq!(bench.bytes_into(memory(i)), 4 * (11 + 9));
-    }
-    bench.check_empty();
-    assert_eq!(home_of(&u, &line(0, 20)), [10; 20]);
 }
 
 #[test]

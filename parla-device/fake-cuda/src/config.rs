@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The machine to play. Every variable begins with `FAKE_CUDA_`.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// `DEVICES`: how many there are (2).
+    /// `DEVICES`: how many there are (2). As with NVIDIA's, a program sees those of them that `CUDA_VISIBLE_DEVICES` names, up to the first that is none.
     pub(crate) n_devices: usize,
     /// `MEMORY`: bytes of each device (1 GiB).
     pub(crate) memory: u64,
@@ -21,7 +21,8 @@ pub(crate) struct Config {
     pub(crate) peer: bool,
     /// `SKIP_WAIT`: the number (from 1) of the call of `cuStreamWaitEvent` that does nothing; `all`: none of them does.
     skip_wait: Option<Nth>,
-    /// `FAIL`: a list such as `alloc:3,copy:5=illegal`; the nth call of a kind fails, or makes the context unusable when it runs.
+    /// `FAIL`: a list such as `alloc:3,copy:5=illegal`; the nth call of a kind (`alloc`, `context`, `copy`, `launch`, `stream`) fails, or makes the context
+    /// unusable when it runs.
     faults: Vec<Fault>,
 }
 
@@ -42,8 +43,10 @@ struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Alloc,
+    Context,
     Copy,
     Launch,
+    Stream,
 }
 
 /// How a call goes.
@@ -61,7 +64,7 @@ pub(crate) enum Outcome {
 pub(crate) fn config() -> &'static Config {
     static CONFIG: OnceLock<Config> = OnceLock::new();
     CONFIG.get_or_init(|| Config {
-        n_devices: number("DEVICES", 2) as usize,
+        n_devices: n_visible(number("DEVICES", 2) as usize),
         memory: number("MEMORY", 1 << 30),
         version: number("VERSION", 12040) as i32,
         seed: number("SEED", 1),
@@ -73,6 +76,15 @@ pub(crate) fn config() -> &'static Config {
         }),
         faults: text("FAIL").map_or_else(Vec::new, |value| value.split(',').map(fault).collect()),
     })
+}
+
+/// How many of the devices a program sees; they are all alike.
+fn n_visible(n_devices: usize) -> usize {
+    let Ok(names) = env::var("CUDA_VISIBLE_DEVICES") else {
+        return n_devices;
+    };
+    let is_there = |name: &&str| name.trim().parse::<usize>().is_ok_and(|i| i < n_devices);
+    names.split(',').take_while(is_there).count()
 }
 
 fn text(name: &str) -> Option<String> {
@@ -99,8 +111,10 @@ fn fault(text: &str) -> Fault {
         .unwrap_or_else(|| panic!("FAKE_CUDA_FAIL: {text}"));
     let kind = match kind {
         "alloc" => Kind::Alloc,
+        "context" => Kind::Context,
         "copy" => Kind::Copy,
         "launch" => Kind::Launch,
+        "stream" => Kind::Stream,
         _ => panic!("FAKE_CUDA_FAIL: {text}"),
     };
     let n = n
@@ -111,7 +125,7 @@ fn fault(text: &str) -> Fault {
 
 /// How the next call of this kind goes. Counts calls.
 pub(crate) fn next(kind: Kind) -> Outcome {
-    static CALLS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+    static CALLS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
     let n = CALLS[kind as usize].fetch_add(1, Ordering::Relaxed) + 1;
     let faults = &config().faults;
     let hit = faults

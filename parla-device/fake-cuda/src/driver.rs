@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::config::config;
+use crate::config::{Kind, Outcome, config, next};
 use crate::memory::{Device, devices};
 use crate::status;
 use crate::stream::{in_host_function, synchronize_all};
@@ -191,6 +191,9 @@ export! {
     }
     cuDevicePrimaryCtxRetain(out: *mut usize, ordinal: c_int) {
         let device = device(ordinal)?;
+        if next(Kind::Context) != Outcome::Good {
+            return Err(status::OUT_OF_MEMORY);
+        }
         device.retained.fetch_add(1, Ordering::SeqCst);
         // SAFETY: the caller's promise.
         unsafe { put(out, device.handle()) }

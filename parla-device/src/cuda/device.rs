@@ -37,7 +37,8 @@ pub(super) struct Logical {
     pub(super) card: Arc<Physical>,
     /// The cards of all logical GPUs, by index.
     pub(super) cards: Arc<[Arc<Physical>]>,
-    memory: OnceLock<Result<Memory, Failure>>,
+    /// Once somebody needed it and the driver gave it.
+    memory: OnceLock<Memory>,
 }
 
 /// A memory pool, and the stream on which its memory is taken and given back.
@@ -121,10 +122,13 @@ impl Logical {
     }
 
     fn memory(&self) -> Result<&Memory, Failure> {
-        let memory = self
-            .memory
-            .get_or_init(|| Memory::new(&self.card, &self.cards, self.capacity));
-        memory.as_ref().map_err(|failure| *failure)
+        if let Some(memory) = self.memory.get() {
+            return Ok(memory);
+        }
+        // That it cannot be had now, since others have filled the card, does not mean that it never can.
+        let made = Memory::new(&self.card, &self.cards, self.capacity)?;
+        // If another thread was faster, this one goes again.
+        Ok(self.memory.get_or_init(|| made))
     }
 
     fn out_of_memory(&self, requested: u64, free: u64, total: u64) -> DeviceError {
@@ -136,14 +140,15 @@ impl Logical {
         }
     }
 
-    /// What the card itself says about its memory: free, total.
+    /// What the card itself says about its memory: free, total. None is free where there is not enough for a context.
     fn memory_of_card(&self) -> (u64, u64) {
         let (mut free, mut total) = (0, 0);
         if let Ok(_current) = self.card.enter() {
             // SAFETY: writes two numbers; the context is current.
             unsafe { (self.card.driver.memory_info)(&raw mut free, &raw mut total) };
         }
-        (free as u64, total as u64)
+        let total = if total == 0 { self.card.total } else { total as u64 };
+        (free as u64, total)
     }
 }
 
@@ -158,9 +163,10 @@ impl Memory {
         properties.location = location(card);
         let mut pool = 0;
         // SAFETY: reads the properties, writes one handle.
-        check("cuMemPoolCreate", unsafe {
+        let created = check("cuMemPoolCreate", unsafe {
             (driver.pool_create)(&raw mut pool, &raw const properties)
-        })?;
+        });
+        created.inspect_err(|_| card.put_stream(stream))?;
         let memory = Self {
             card: Arc::clone(card),
             pool,

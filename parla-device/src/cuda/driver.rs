@@ -158,6 +158,14 @@ impl Failure {
     }
 }
 
+/// That there is no device, with what the user may have done about it.
+fn no_device() -> String {
+    match std::env::var_os("CUDA_VISIBLE_DEVICES") {
+        Some(visible) => format!("no CUDA device: CUDA_VISIBLE_DEVICES is {visible:?}"),
+        None => "no CUDA device".to_owned(),
+    }
+}
+
 /// A result of the driver.
 pub(super) fn check(call: &'static str, code: u32) -> Result<(), Failure> {
     if code == 0 {
@@ -231,7 +239,7 @@ impl Driver {
         match done {
             Ok(()) if count > 0 => Ok(count),
             // "No device" and "the stub of the toolkit is no driver".
-            Ok(()) | Err(Failure { code: 34 | 100, .. }) => Err("no CUDA device".to_owned()),
+            Ok(()) | Err(Failure { code: 34 | 100, .. }) => Err(no_device()),
             Err(failure) => Err(format!(
                 "no CUDA device: {} failed: {}",
                 failure.call,

@@ -37,7 +37,7 @@ pub(super) struct CudaStream {
     device: Arc<Logical>,
     raw: Handle,
     /// A second one, on which the host packs and unpacks pieces while the first copies.
-    side: OnceLock<Result<Handle, Failure>>,
+    side: OnceLock<Handle>,
     history: Arc<History>,
 }
 
@@ -130,7 +130,16 @@ impl CudaStream {
     }
 
     fn side(&self) -> Result<Handle, Failure> {
-        *self.side.get_or_init(|| self.card().take_stream())
+        if let Some(&side) = self.side.get() {
+            return Ok(side);
+        }
+        // That there is none now does not mean that there will be none.
+        let made = self.card().take_stream()?;
+        let side = *self.side.get_or_init(|| made);
+        if side != made {
+            self.card().put_stream(made); // another thread was faster
+        }
+        Ok(side)
     }
 
     /// Enqueues a copy between memory of the host and of the device.
@@ -335,7 +344,7 @@ impl CudaStream {
 impl Drop for CudaStream {
     fn drop(&mut self) {
         self.card().put_stream(self.raw);
-        if let Some(Ok(side)) = self.side.get() {
+        if let Some(side) = self.side.get() {
             self.card().put_stream(*side);
         }
     }

@@ -16,6 +16,9 @@ use parla_device::{Backend as _, CudaBackend, CudaOptions, Device};
 /// How long tests wait for what must happen.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
+/// The devices that a program is to see.
+pub(crate) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
 const INSIDE: &str = "PARLA_FAKE_CUDA_TEST";
 /// How long a test may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -45,7 +48,8 @@ pub(crate) fn directory() -> PathBuf {
     directory
 }
 
-/// Runs `body` in a new process with our driver, on the machine that `fake` describes (`FAKE_CUDA_` goes before the names, except those of profilers).
+/// Runs `body` in a new process with our driver, on the machine that `fake` describes (`FAKE_CUDA_` goes before the names, except those
+/// of profilers and [`VISIBLE`]).
 pub(crate) fn with_driver(test: &str, fake: &[(&str, &str)], body: impl FnOnce()) {
     with_library(test, Some(directory()), fake, body);
 }
@@ -79,9 +83,10 @@ pub(crate) fn run_alone(
     command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(INSIDE, test)
-        .env("LD_LIBRARY_PATH", library);
+        .env("LD_LIBRARY_PATH", library)
+        .env_remove(VISIBLE);
     for (name, value) in fake {
-        if name.starts_with("NVTX_") {
+        if name.starts_with("NVTX_") || *name == VISIBLE {
             command.env(name, value);
         } else {
             command.env(format!("FAKE_CUDA_{name}"), value);

@@ -164,3 +164,47 @@ fn a_copy_that_holds_nothing_and_lies_inside_another_is_given_back_at_once() {
     assert_eq!(a.bytes_allocated(memory(0)), 16);
     bench.check_empty();
 }
+
+/// As when another library uses the same GPU.
+#[test]
+fn a_device_with_less_than_the_books_say_gives_up_copies_until_there_is_enough() {
+    let bench = Bench::new(&[100]);
+    let arrays: Vec<Array> = (0..3).map(|_| array(&[5])).collect();
+    let whole = |a: &Array| operand(a, Region::whole(a.shape()), Access::InOut);
+    for (value, a) in (50..).zip(&arrays) {
+        bench.run(&[whole(a)], gpu(0), value);
+    }
+    let real_capacity = &bench.gpus.0[0].real_capacity;
+    real_capacity.store(70, Ordering::SeqCst);
+    // 40 bytes are free by the books, 10 on the device.
+    let (last, more) = (array(&[8]), array(&[4]));
+    bench.run(&[whole(&last)], gpu(0), 9);
+    let stats = &bench.store.stats().memories[1];
+    assert_eq!(
+        (stats.used, stats.evictions),
+        (52, 2),
+        "the oldest, no more"
+    );
+    for (value, a) in (50..).zip(&arrays[..2]) {
+        assert_eq!(a.bytes_allocated(memory(0)), 0);
+        assert_eq!(home_of(a, &line(0, 5)), [value; 5], "written back");
+    }
+    // What is in use is waited for.
+    let users = [&last, &arrays[2]].map(|a| bench.staged(&[whole(a)], &[gpu(0)]));
+    real_capacity.store(52, Ordering::SeqCst);
+    let waits = bench.stage(&[whole(&more)], &[gpu(0)]);
+    assert!(waits.try_recv().is_err());
+    drop(users);
+    drop(waits.recv_timeout(LIMIT).unwrap().unwrap());
+    // If there is nothing left to give up, the device's own numbers are told.
+    real_capacity.store(10, Ordering::SeqCst);
+    let refused = bench.stage(&[whole(&array(&[8]))], &[gpu(0)]);
+    let refused = refused.recv_timeout(LIMIT).unwrap().unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "gpu:0 is out of memory: 32 bytes requested, 10 free of 10"
+    );
+    real_capacity.store(100, Ordering::SeqCst);
+    bench.run(&[whole(&more)], gpu(0), 1);
+    bench.check_empty();
+}

@@ -57,7 +57,11 @@ export! {
         if flags > 1 {
             return Err(status::INVALID_VALUE);
         }
-        let stream = Stream::start(current()?);
+        let device = current()?;
+        if next(Kind::Stream) != Outcome::Good {
+            return Err(status::OUT_OF_MEMORY);
+        }
+        let stream = Stream::start(device);
         // SAFETY: the caller's promise.
         unsafe { put(out, Arc::into_raw(stream).cast()) }
     }
