@@ -276,6 +276,31 @@ def test_libraries_are_as_before_after_an_error_in_the_middle(request, name):
     assert library.device == 5
 
 
+def test_a_library_that_can_not_be_restored_keeps_no_other_from_it(cupy, torch):
+    class Broken:
+        """A library that fails at the end, before the others had their turn."""
+
+        def save(self, ordinals):
+            """Nothing to save."""
+
+        def adopt(self, ordinal, stream):
+            """Nothing to set."""
+
+        def restore(self, saved):
+            """Fails."""
+            raise OSError("it is gone")
+
+    placed = [entry("gpu", 0, ordinal=2, raw=20)]
+    with pytest.MonkeyPatch.context() as patch, task_on(*placed):
+        found = _libraries._imported()
+        patch.setattr(_libraries, "_imported", lambda: [Broken(), *found])
+        token = context._enter_devices(placed)
+        assert (cupy.device, torch.device) == (2, 2)
+        with pytest.raises(OSError, match="it is gone"):
+            context._leave_devices(token)
+    assert (cupy.device, torch.device) == (5, 5)
+
+
 def test_a_task_that_goes_on_inside_a_part_has_that_device_current(cupy):
     """After an `await` inside `with cx[1]` another thread goes on."""
     placed = [entry("gpu", 0, ordinal=2, raw=20), entry("gpu", 1, ordinal=3, raw=30)]

@@ -50,6 +50,32 @@ def test_a_modelled_kernel_drains_after_its_body(two_small_gpus):
     assert list(a.array) == [3, 6, 9, 12]
 
 
+def test_a_body_that_raises_ends_after_its_kernels(two_small_gpus):
+    """Who writes next where they write does not meet them."""
+    a = one_to(4)
+    started, gate = threading.Event(), threading.Event()
+    with Parla(workers=2):
+
+        @spawn(placement=gpu(0), inout=[a])
+        def breaks():
+            view = a.here(write=True)
+
+            def kernel():
+                started.set()
+                pass_gate(gate)
+                view.fill(7)
+
+            _native.assignment()[0]["stream"].launch(kernel)
+            pass_gate(started)
+            raise OSError("after a launch")
+
+        pass_gate(started)
+        with pytest.raises(TimeoutError):
+            breaks.result(timeout=0.05)
+        gate.set()
+        assert isinstance(breaks.exception(), OSError)
+
+
 def test_scratch_memory_outlives_the_kernels_that_use_it(two_small_gpus):
     n = 1 << 16
     started, gate = threading.Event(), threading.Event()
