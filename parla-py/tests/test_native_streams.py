@@ -15,7 +15,7 @@ from parla.errors import (
     DeviceOutOfMemory,
     PlacementError,
 )
-from support import pass_gate
+from support import LIMIT, pass_gate
 
 # Streams.
 
@@ -151,6 +151,30 @@ def test_every_runahead_gives_the_right_result(two_small_gpus, runahead):
                     stream.synchronize()
 
     assert list(a.array) == [5, 6, 7, 8]
+
+
+def test_a_task_that_leaves_it_to_the_user_ends_before_its_kernels(two_small_gpus):
+    started, gate = threading.Event(), threading.Event()
+    with Parla(workers=2):
+
+        @spawn(placement=gpu(0), runahead="user")
+        def launches():
+            def kernel():
+                started.set()
+                pass_gate(gate)
+
+            stream = _native.assignment()[0]["stream"]
+            stream.launch(kernel)
+            return stream
+
+        pass_gate(started)
+        try:
+            stream = launches.result(LIMIT / 4)
+            assert launches.done() and not stream.is_idle()
+        finally:
+            gate.set()
+        stream.synchronize()
+        assert stream.is_idle()
 
 
 def test_an_unknown_runahead_is_refused():

@@ -60,3 +60,34 @@ fn too_many_gpus_are_refused() {
     let error = SimBackend::new(&SimOptions::new(33)).unwrap_err();
     assert!(error.to_string().contains("0 to 32"), "{error}");
 }
+
+#[test]
+fn copies_occupy_the_engines_at_both_of_their_ends() {
+    let sim = SimBackend::new(&SimOptions::new(2)).expect("two GPUs");
+    let place = |device| Place {
+        block: Arc::new(Block::foreign(64, 8, ())),
+        offset: 0,
+        strides: [8].into_iter().collect(),
+        device,
+    };
+    let engines = |which: usize, from, to| {
+        let copy = Copy {
+            item: 8,
+            shape: [1].into_iter().collect(),
+            source: place(from),
+            destination: place(to),
+        };
+        let (engines, _) = sim.devices[which].core.route(&copy).expect("a way");
+        engines.to_vec()
+    };
+    let (host, first, second) = (None, Some(("gpu", 0)), Some(("gpu", 1)));
+    assert_eq!(engines(0, host, first), [engine(0, IN)]);
+    assert_eq!(engines(1, second, host), [engine(1, OUT)]);
+    assert_eq!(engines(0, first, first), [engine(0, IN)]);
+    for which in [0, 1] {
+        assert_eq!(
+            engines(which, first, second),
+            [engine(0, OUT), engine(1, IN)]
+        );
+    }
+}

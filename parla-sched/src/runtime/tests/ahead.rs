@@ -1,6 +1,8 @@
 //! Tasks that run ahead of their devices: simulated GPUs whose bodies only enqueue.
 
 use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use parla_core::Access;
 use parla_device::{Copy, Event, Place, SimOptions, Stream};
@@ -125,6 +127,36 @@ fn bodies_run_while_the_first_kernel_is_held_up() {
         world.finish();
         let expected = (0..=LAST as u64).fold(0, |old, i| old * 3 + i);
         assert_eq!(numbers.values(), vec![expected; 16]);
+    });
+}
+
+/// What a library keeps on a GPU is none of our arrays.
+#[test]
+fn a_kernel_follows_those_its_task_depends_on_also_without_a_common_array() {
+    limited(|| {
+        let world = world(2);
+        let (first, second) = (Numbers::new(8), Numbers::new(8));
+        let gate = Gate::default();
+        let waits = gate.clone();
+        let placing = world.placing(&[0], vec![first.operand(0..8, Access::InOut)]);
+        let change = move |_: &[AtomicU64]| waits.pass();
+        let before = kernel(&world, &[], placing, || (), change);
+        let (begin, begun) = channel();
+        let (run, ran) = channel();
+        let placing = world.placing(&[1], vec![second.operand(0..8, Access::InOut)]);
+        let begins = move || begin.send(()).expect("the test waits");
+        let change = move |_: &[AtomicU64]| run.send(()).expect("the test waits");
+        kernel(&world, &[before], placing, begins, change);
+        begun.recv().expect("its body runs ahead");
+        // The time in which nothing is to happen, nor does it count as the end.
+        let moment = Duration::from_millis(50);
+        let early = ran.recv_timeout(moment);
+        let waited = world.rt.wait(before, Some(moment), None);
+        gate.open();
+        assert!(early.is_err());
+        assert!(matches!(waited, Waited::TimedOut), "{waited:?}");
+        world.finish();
+        ran.recv().expect("at last");
     });
 }
 
