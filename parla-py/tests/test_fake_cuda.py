@@ -177,6 +177,48 @@ print(seen)
     assert run(driver, program, FAKE_CUDA_DEVICES="1", FAKE_CUDA_FAIL="copy:2=illegal") == "['cpu', 'gpu:0']\n"
 
 
+@pytest.mark.parametrize("ns", [0, 100_000_000])
+def test_what_follows_a_task_whose_device_is_lost_after_its_body(driver, ns):
+    """Dependents do not run, whenever they were spawned; who awaits it gets its error."""
+    program = f"""
+import ctypes, sys
+sys.path.insert(0, {str(ROOT / "parla-py/gpu")!r})
+from driver import Driver
+from parla import DependencyFailed, DeviceError, Parla, get_current_stream, spawn
+from parla.devices import cpu, gpu
+
+cuda, fake, ran, caught = Driver(), ctypes.CDLL("libcuda.so.1"), [], []
+with Parla(workers=2):
+    @spawn(placement=gpu(0))
+    def first():
+        stream = get_current_stream().ptr
+        cuda.launch("spin", stream, ctypes.c_uint64({ns}))
+        assert fake.fakeCudaCrash(ctypes.c_void_p(stream)) == 0
+
+    @spawn(placement=cpu)
+    async def awaits():
+        try:
+            await first
+        except DeviceError as error:
+            caught.append(error)
+
+    dependents = [spawn(dependencies=[first], placement=place)(lambda: ran.append(1)) for place in (cpu, gpu(1), [cpu, gpu(1)])]
+    error = first.exception(20)
+    assert isinstance(error, DeviceError) and "ILLEGAL_ADDRESS" in str(error), error
+    awaits.result(20)
+    assert caught == [error], caught
+    dependents.append(spawn(dependencies=[first], placement=cpu)(lambda: ran.append(2)))
+    dependents.append(spawn(dependencies=[first, dependents[0]], placement=cpu)(lambda: ran.append(3)))
+    for task in dependents:
+        # In the order of streams a body may have run before.
+        failed = task.exception(20)
+        assert isinstance(failed, (DependencyFailed, DeviceError)) or task is dependents[1], (task, failed)
+        assert not isinstance(failed, DependencyFailed) or failed.__cause__ is error, failed.__cause__
+assert ran in ([], [1]), ran
+"""
+    run(driver, program)
+
+
 @pytest.mark.parametrize("retries", [0, 1])
 def test_who_may_be_run_again_does_not_run_ahead(driver, retries):
     """What depends on a task with retries starts when its kernels have ended; otherwise it need not wait for them."""

@@ -15,6 +15,11 @@ impl<B> TaskGraph<B> {
         completed.cancelled.len() > before
     }
 
+    /// The same, since `cause` failed after this graph had seen it end: the task and its dependents are cancelled on its account.
+    pub fn cancel_after(&self, id: TaskId, cause: TaskId, completed: &mut Completed<B>) {
+        self.cancel_waiting(vec![(id, cause)], completed);
+    }
+
     /// Cancels every task that has not started. Suspended ones go on: what they await ends, well or cancelled.
     pub fn cancel_unstarted(&self, completed: &mut Completed<B>) {
         self.cancel_where(

@@ -6,7 +6,8 @@
 //! its events are done.
 //!
 //! A task stands in `open` from before the graph sees it end until its epilogue is over. Whoever finds in the graph that it has ended looks
-//! here afterwards, and so never takes a task that runs ahead for one that is over. Which tasks one depends on is noted (`follows`)
+//! here afterwards, and so never takes a task that runs ahead for one that is over, nor one whose devices failed for one that went well: those are
+//! remembered, as the graph knows nothing of it, and whoever depends on them is *doomed*: a worker cancels it instead of running it. Which tasks one depends on is noted (`follows`)
 //! before anybody can see it, and looked up when it becomes ready.
 //!
 //! Without a stream-ordered device nothing is noted, and all this costs one branch per ready task.
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use parla_core::lock::Mutex;
 use parla_core::{Attrs, Completed, Ready, Spawned, TaskId};
 use parla_device::Event;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Executor;
 use super::shared::Shared;
@@ -37,6 +38,10 @@ struct State {
     before: FxHashMap<TaskId, Vec<Arc<dyn Event>>>,
     /// Epilogues that wait for a worker, by the number they have in the graph.
     epilogues: FxHashMap<TaskId, TaskId>,
+    /// Ran ahead, and failed after all.
+    failed: FxHashSet<TaskId>,
+    /// Ready tasks that are to be cancelled, and the failed ones they depend on.
+    doomed: FxHashMap<TaskId, TaskId>,
 }
 
 /// A task that runs ahead.
@@ -49,8 +54,30 @@ struct Open {
 /// A task that is not ready.
 struct Follower {
     on: Box<[TaskId]>,
-    /// It is sure to run on stream-ordered devices.
-    in_stream_order: bool,
+    how: Follows,
+}
+
+/// How a task goes on after others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follows {
+    /// As their dependent, on devices that are sure to be stream-ordered: when they have run ahead.
+    InStreamOrder,
+    /// As their dependent, when they are over, if they ended well.
+    AtTheEnd,
+    /// It awaits them: when they are over, however they ended.
+    HoweverTheyEnd,
+}
+
+/// What becomes of a ready task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Verdict {
+    /// It can run.
+    Goes,
+    /// It waits for the end of one that runs ahead, and is queued again then.
+    Held,
+    /// A worker is to [cancel](Shared::cancel_doomed) it.
+    Doomed,
 }
 
 impl Ahead {
@@ -63,11 +90,11 @@ impl Ahead {
 
     /// A task will depend on these or awaits them; called before it can become ready.
     #[inline]
-    pub(super) fn note(&self, id: TaskId, on: &[TaskId], in_stream_order: impl FnOnce() -> bool) {
+    pub(super) fn note(&self, id: TaskId, on: &[TaskId], how: impl FnOnce() -> Follows) {
         if self.enabled && !on.is_empty() {
             let follower = Follower {
                 on: on.into(),
-                in_stream_order: in_stream_order(),
+                how: how(),
             };
             self.state.lock().follows.insert(id, follower);
         }
@@ -79,39 +106,53 @@ impl Ahead {
             let mut state = self.state.lock();
             state.follows.remove(&id);
             state.before.remove(&id);
+            state.doomed.remove(&id);
         }
     }
 
-    /// Whether a ready task has to wait for the end of one that runs ahead; it is queued again then.
+    /// Whether a ready task can run, for all that others did that ran ahead.
     #[inline]
-    pub(super) fn holds(&self, ready: Ready) -> bool {
-        self.enabled && self.holds_slowly(ready)
+    pub(super) fn judge(&self, ready: Ready) -> Verdict {
+        if self.enabled {
+            self.judge_slowly(ready)
+        } else {
+            Verdict::Goes
+        }
     }
 
     #[cold]
-    fn holds_slowly(&self, ready: Ready) -> bool {
+    fn judge_slowly(&self, ready: Ready) -> Verdict {
         let mut state = self.state.lock();
         let State {
             open,
             follows,
             before,
+            failed,
+            doomed,
             ..
         } = &mut *state;
         let Some(follower) = follows.get(&ready.id) else {
-            return false;
+            return Verdict::Goes;
         };
+        if follower.how != Follows::HoweverTheyEnd
+            && let Some(cause) = follower.on.iter().find(|on| failed.contains(on))
+        {
+            doomed.insert(ready.id, *cause);
+            follows.remove(&ready.id);
+            return Verdict::Doomed;
+        }
         let mut still_open = follower.on.iter().filter(|on| open.contains_key(on));
-        if follower.in_stream_order {
+        if follower.how == Follows::InStreamOrder {
             let events: Vec<_> = still_open.flat_map(|on| open[on].events.clone()).collect();
             if !events.is_empty() {
                 before.insert(ready.id, events);
             }
         } else if let Some(on) = still_open.next().copied() {
             open.entry(on).and_modify(|open| open.held.push(ready));
-            return true;
+            return Verdict::Held;
         }
         follows.remove(&ready.id);
-        false
+        Verdict::Goes
     }
 
     /// What the streams of a task have to wait for.
@@ -142,6 +183,14 @@ impl Ahead {
             return None;
         }
         self.state.lock().epilogues.remove(&number)
+    }
+
+    /// The failed task that this one depends on, if it is doomed.
+    fn take_doomed(&self, id: TaskId) -> Option<TaskId> {
+        if !self.enabled {
+            return None;
+        }
+        self.state.lock().doomed.remove(&id)
     }
 }
 
@@ -196,17 +245,28 @@ impl<E: Executor> Shared<E> {
 
     /// The epilogue of `id` is over.
     pub(super) fn end_ahead(&self, id: TaskId, well: bool) {
-        let open = self.ahead.state.lock().open.remove(&id);
+        let open = {
+            let mut state = self.ahead.state.lock();
+            if !well {
+                // Its device failed after the graph had let its dependents go: they must not run.
+                state.failed.insert(id);
+            }
+            state.open.remove(&id)
+        };
         self.waits.all_ended(&mut vec![id]);
         for ready in open.map(|open| open.held).unwrap_or_default() {
-            if well {
-                self.queue_foreign(ready);
-                continue;
-            }
-            // Its device failed after the graph had let its dependents go: they must not run.
-            let mut completed = Completed::default();
-            self.graph.cancel(ready.id, &mut completed);
-            self.settle_foreign(completed);
+            self.queue_foreign(ready);
         }
+    }
+
+    /// A worker has come to a task that a policy places or that is doomed. If it is doomed, cancels it; whether it was.
+    pub(super) fn cancel_doomed(&self, id: TaskId) -> bool {
+        let Some(cause) = self.ahead.take_doomed(id) else {
+            return false;
+        };
+        let mut completed = Completed::default();
+        self.graph.cancel_after(id, cause, &mut completed);
+        self.settle_foreign(completed);
+        true
     }
 }

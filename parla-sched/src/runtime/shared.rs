@@ -8,7 +8,7 @@ use crossbeam_utils::CachePadded;
 use parla_core::lock::Mutex;
 use parla_core::{Claim, Completed, Ready, SlotCache, Spawned, TaskGraph, TaskId, TraceEvent};
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Follows, Verdict};
 use super::config::Placement;
 use super::places::Places;
 use super::seat::SeatShared;
@@ -195,7 +195,11 @@ impl<E: Executor> Shared<E> {
             }
             let body = body(id);
             self.ahead.note(id, task.dependencies, || {
-                self.in_stream_order(task.placing.as_ref())
+                if self.in_stream_order(task.placing.as_ref()) {
+                    Follows::InStreamOrder
+                } else {
+                    Follows::AtTheEnd
+                }
             });
             if let (Some(places), Some(placing)) = (&self.places, &task.placing) {
                 places.spawned(id, placing, task.attrs.priority);
@@ -215,8 +219,13 @@ impl<E: Executor> Shared<E> {
     /// Queues tasks that are not for the fast path. `false`: this one is.
     #[inline]
     pub(super) fn queue_specially(&self, ready: Ready) -> bool {
-        if self.ahead.holds(ready) {
-            return true;
+        match self.ahead.judge(ready) {
+            Verdict::Goes => {}
+            Verdict::Held => return true,
+            Verdict::Doomed => {
+                self.queue_refused(ready.id);
+                return true;
+            }
         }
         let is_special = !ready.attrs.is_default();
         if is_special && ready.attrs.placed {

@@ -8,6 +8,7 @@ use parla_core::{
     Claim, Completed, SlotCache, Spawned, Started, Suspended, TaskId, TraceEvent, TraceUse,
 };
 
+use super::ahead::Follows;
 use super::places::Boarding;
 use super::seat::{Found, Seat};
 use super::shared::{Shared, bump, unbump};
@@ -259,6 +260,10 @@ impl<'a, E: Executor> Cx<'a, E> {
             placed,
         } = found;
         let shared = self.shared;
+        if placed && shared.cancel_doomed(id) {
+            shared.release(&granted);
+            return;
+        }
         let Some(Started { body, resumed, .. }) = shared.graph.start(id) else {
             shared.release(&granted);
             return; // cancelled meanwhile
@@ -319,7 +324,7 @@ impl<'a, E: Executor> Cx<'a, E> {
             Step::Await(body, awaited) => {
                 self.trace_end(id, TraceEvent::Suspended, &awaited, held_ns);
                 n_ended = 0;
-                shared.ahead.note(id, &awaited, || false);
+                shared.ahead.note(id, &awaited, || Follows::HoweverTheyEnd);
                 if let Suspended::Ready(ready) = shared.graph.suspend(id, body, &awaited) {
                     completed.ready.push(ready);
                 }

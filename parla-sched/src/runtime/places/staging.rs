@@ -158,7 +158,7 @@ impl<E: Executor> Shared<E> {
         self.queue_refused(id);
     }
 
-    pub(super) fn queue_refused(&self, id: TaskId) {
+    pub(in crate::runtime) fn queue_refused(&self, id: TaskId) {
         self.queue_admitted(Ready {
             id,
             attrs: placed_attrs(),

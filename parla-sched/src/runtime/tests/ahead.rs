@@ -263,6 +263,85 @@ fn an_await_waits_for_the_end() {
     });
 }
 
+/// A task that runs ahead with a kernel that waits at `gate`, and fails once that is done.
+fn failing(world: &World, gate: Gate) -> TaskId {
+    let mut gate = Some(gate);
+    let body = move |cx: &Cx<'_, Script>| {
+        let Some(gate) = gate.take() else {
+            return Say::Fail;
+        };
+        let assigned = cx.assigned().expect("it was placed");
+        let stream = assigned.streams[0].as_ref().expect("a GPU has streams");
+        let kernel = Box::new(move || gate.pass());
+        stream.launch(kernel, 0).expect("a launch");
+        Say::Drain(vec![stream.record().expect("an event")])
+    };
+    let placing = world.placing(&[0], Vec::new());
+    let task = world.rt.spawn(task(&[], placing), |_| Box::new(body));
+    task.expect("spawns")
+}
+
+/// Whether they are held when it fails, become ready at that moment, or are spawned later.
+#[test]
+fn nobody_runs_after_a_task_that_ran_ahead_and_failed_but_who_awaits_it_goes_on() {
+    limited(|| {
+        for round in 0..40 {
+            let world = world(2);
+            let gate = Gate::default();
+            let held = round % 2 == 0;
+            if !held {
+                gate.open();
+            }
+            let first = failing(&world, gate.clone());
+            let ran = Arc::new(AtomicUsize::new(0));
+            let dependent = |on: TaskId| {
+                let ran = Arc::clone(&ran);
+                spawn(&world.rt, after(&[on]), move |_| add_one(&ran))
+            };
+            let placed = |on: TaskId| {
+                let numbers = Numbers::new(8);
+                let placing = world.placing(&[0, 1], vec![numbers.operand(0..8, Access::InOut)]);
+                world
+                    .rt
+                    .spawn(task(&[on], placing), |_| once(|_| ()))
+                    .expect("spawns")
+            };
+            let one = dependent(first);
+            let mut awaited = false;
+            let body = move |_: &Cx<'_, Script>| {
+                if std::mem::replace(&mut awaited, true) {
+                    Say::Done
+                } else {
+                    Say::Await(vec![first])
+                }
+            };
+            let awaiting = world.rt.spawn(Task::default(), |_| Box::new(body));
+            let awaiting = awaiting.expect("spawns");
+            if held {
+                // It has ended for the graph when a dependent in the order of streams has begun.
+                let (begin, begun) = channel();
+                let placing = world.placing(&[1], Vec::new());
+                let begins = move |_: &Cx<'_, Script>| begin.send(()).expect("the test waits");
+                let spawned = world.rt.spawn(task(&[first], placing), |_| once(begins));
+                spawned.expect("spawns");
+                begun.recv().expect("its body runs ahead");
+                gate.open();
+            }
+            assert!(matches!(world.rt.wait(first, None, None), Waited::Ended));
+            let two = dependent(one);
+            let late = dependent(first);
+            let all = [one, two, late, placed(first)];
+            world.finish();
+            assert_eq!(ran.load(Ordering::SeqCst), 0);
+            assert_eq!(world.rt.state(awaiting), TaskState::Done);
+            let cancelled = world.rt.executor().cancelled.lock();
+            for id in all {
+                assert!(cancelled.contains(&(id, first)), "{id}: {cancelled:?}");
+            }
+        }
+    });
+}
+
 #[test]
 fn many_chains_over_several_gpus() {
     limited(|| {
