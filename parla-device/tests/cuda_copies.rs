@@ -39,18 +39,23 @@ fn copies_on_many_streams_at_once_do_not_mix() {
     let test = "copies_on_many_streams_at_once_do_not_mix";
     with_driver(test, &[("DELAY_US", "300")], || {
         let gpu = first();
-        let streams = [(); 4].map(|()| gpu.stream().unwrap());
+        let streams = [(); 12].map(|()| gpu.stream().unwrap());
         let data: Vec<_> = (0..=255).map(|salt| pattern(3000, salt)).collect();
-        let blocks: Vec<_> = data.iter().map(|_| gpu.allocate(3000).unwrap()).collect();
-        for (i, (data, block)) in data.iter().zip(&blocks).enumerate() {
-            let copy = whole((&host(data), None), (block, Some(&gpu)));
-            streams[i % 4].copy(copy).unwrap();
-        }
-        for stream in &streams {
-            stream.synchronize().unwrap();
-        }
-        for (i, (data, block)) in data.iter().zip(&blocks).enumerate() {
-            assert!(read(&streams[0], &gpu, block) == *data, "copy {i}");
+        for round in 0..8 {
+            let blocks: Vec<_> = data.iter().map(|_| gpu.allocate(3000).unwrap()).collect();
+            for (i, (data, block)) in data.iter().zip(&blocks).enumerate() {
+                let copy = whole((&host(data), None), (block, Some(&gpu)));
+                streams[i % streams.len()].copy(copy).unwrap();
+            }
+            for stream in &streams {
+                stream.synchronize().unwrap();
+            }
+            for (i, (data, block)) in data.iter().zip(&blocks).enumerate() {
+                assert!(
+                    read(&streams[0], &gpu, block) == *data,
+                    "copy {i} of round {round}"
+                );
+            }
         }
     });
 }
