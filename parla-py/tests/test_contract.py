@@ -1,4 +1,4 @@
-"""The list of promises (contract.toml) names tests that exist."""
+"""The lists of promises (contract.toml, contract_devices.toml) name tests that exist."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2]
 if not (ROOT / "parla-data").is_dir():
     pytest.skip("only in the repository", allow_module_level=True)
 
-TOPICS = tomllib.loads(Path(__file__).with_name("contract.toml").read_text())
+LISTS = sorted(Path(__file__).parent.glob("contract*.toml"))
+TOPICS = {topic: lines for file in LISTS for topic, lines in tomllib.loads(file.read_text()).items()}
 FIELDS = {"promise": str, "tests": list, "broken": str, "weaker": str}
-KEYWORD = {".py": r"def", ".rs": r"fn"}
+KEYWORD = {".py": r"def", ".rs": r"(pub )?fn"}
 
 
 def is_there(test: str) -> bool:

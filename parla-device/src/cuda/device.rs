@@ -147,7 +147,11 @@ impl Logical {
             // SAFETY: writes two numbers; the context is current.
             unsafe { (self.card.driver.memory_info)(&raw mut free, &raw mut total) };
         }
-        let total = if total == 0 { self.card.total } else { total as u64 };
+        let total = if total == 0 {
+            self.card.total
+        } else {
+            total as u64
+        };
         (free as u64, total)
     }
 }
