@@ -258,6 +258,8 @@ def test_libraries_are_as_before_after_an_error_in_the_middle(request, name):
     class Broken:
         """A library whose device can't be set."""
 
+        keeps_context = False
+
         def save(self, ordinals):
             """Nothing to save."""
 
@@ -279,6 +281,8 @@ def test_libraries_are_as_before_after_an_error_in_the_middle(request, name):
 def test_a_library_that_can_not_be_restored_keeps_no_other_from_it(cupy, torch):
     class Broken:
         """A library that fails at the end, before the others had their turn."""
+
+        keeps_context = False
 
         def save(self, ordinals):
             """Nothing to save."""

@@ -261,8 +261,7 @@ impl<'a, E: Executor> Cx<'a, E> {
         } = found;
         let shared = self.shared;
         if placed && shared.cancel_doomed(id) {
-            shared.release(&granted);
-            return;
+            return shared.release(&granted);
         }
         let Some(Started { body, resumed, .. }) = shared.graph.start(id) else {
             shared.release(&granted);
