@@ -109,11 +109,11 @@ pub(crate) fn device_array(
             ))
         })?;
     let block = match py.detach(|| device.allocate(bytes)) {
-        Err(full @ DeviceError::OutOfMemory { .. }) => {
+        Err(full @ DeviceError::OutOfMemory { free, .. }) => {
             // Copies of arrays that nobody uses give way.
             let store = runtime::store_of_this_thread().ok_or(full);
             store.and_then(|store| {
-                let _room = room::make(py, &store, id, bytes);
+                let _room = room::make(py, &store, id, bytes, Some(free));
                 py.detach(|| device.allocate(bytes))
             })
         }

@@ -214,6 +214,19 @@ def test_copies_make_room_where_a_device_refuses_memory():
         assert second.sum() == 200 and third.sum() == 0
 
 
+def test_copies_of_arrays_give_way_beside_memory_of_the_user():
+    """The store of arrays doesn't know of it: there seems to be room where there is none."""
+    with configured(PARLA_SIM_GPUS="1", PARLA_SIM_GPU_MEM="24K"):
+        p, kept = asarray(numpy.zeros(100)), []
+        with Parla(workers=1):
+            spawn(placement=gpu, inout=[p])(lambda: p.array.fill(1)).result(20)
+            for _ in range(3):  # 24000 of 24576 bytes
+                kept.append(gpu(0).memory()(numpy.zeros(1000)))
+            assert p.nbytes_at(gpu(0)) == 0
+            kept.clear()
+        assert p[5] == 1
+
+
 def test_arrays_are_dropped_while_they_travel():
     """Ahead of a task that waits, and is cancelled with nothing else left of its array."""
     gate, watched = threading.Event(), []

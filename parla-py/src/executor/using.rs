@@ -209,13 +209,16 @@ impl PyExecutor {
         let Some(store) = &self.store else { return };
         let model = store.machine().model();
         // Other libraries do not say how much they asked for: half of the memory, then.
-        let requested = error.value(py).getattr("requested");
-        let requested = requested.and_then(|bytes| bytes.extract::<u64>()).ok();
+        let said = |name: &str| {
+            let bytes = error.value(py).getattr(name);
+            bytes.and_then(|bytes| bytes.extract::<u64>()).ok()
+        };
+        let (requested, free) = (said("requested"), said("free"));
         for &device in &assigned.devices {
             let memory = model.memory_of(device);
             if memory != MachineModel::HOST {
                 let capacity = model.memories[memory.0 as usize].capacity;
-                let _room = room::make(py, store, device, requested.unwrap_or(capacity / 2));
+                let _room = room::make(py, store, device, requested.unwrap_or(capacity / 2), free);
                 // For libraries that take memory from the system, as ours kept it.
                 py.detach(|| store.machine().device(device).release_unused());
             }
