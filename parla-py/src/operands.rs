@@ -7,7 +7,7 @@ use parla_data::Operand;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple, PyType};
 use smallvec::SmallVec;
 
 use crate::array::Array;
@@ -116,13 +116,15 @@ impl Argument<'_, '_> {
         if !slot.is_instance_of::<PyInt>() || slot.is_instance_of::<PyBool>() {
             return Ok(None);
         }
+        let array = tuple.get_item(0)?;
         let slot = slot.extract().map_err(|_| {
             PyValueError::new_err(format!(
-                "{}: device {slot} of the task, counted from 0",
-                self.name
+                "{}: ({}, {slot}): the devices of a task are counted from 0",
+                self.name,
+                python::type_name(&array)
             ))
         })?;
-        Ok(Some((tuple.get_item(0)?, slot)))
+        Ok(Some((array, slot)))
     }
 
     /// What an array says of itself: `__parla_operand__()` is (native array, box, whether every element of the box is used).
@@ -132,8 +134,8 @@ impl Argument<'_, '_> {
             object.getattr(intern!(py, "_operand"))? // what the method returns, without a call
         } else {
             match object.getattr(intern!(py, "__parla_operand__")) {
-                Ok(method) => method.call0()?,
-                Err(_) => return Ok(None),
+                Ok(method) if !object.is_instance_of::<PyType>() => method.call0()?,
+                _ => return Ok(None),
             }
         };
         let described = described.cast::<PyTuple>()?;
@@ -158,9 +160,21 @@ impl Argument<'_, '_> {
     }
 
     fn no_operand(&self, object: &Bound<'_, PyAny>) -> PyErr {
-        let kind = python::type_name(object);
-        let hint = if is_ndarray(object) {
+        let kind = match object.cast::<PyTuple>() {
+            Ok(pair) if pair.len() == 2 => {
+                let both = pair.iter().map(|item| python::type_name(&item));
+                format!("({})", both.collect::<Vec<_>>().join(", "))
+            }
+            _ => python::type_name(object),
+        };
+        let hint = if kind.starts_with('(') {
+            "; k is the number of a device of the task, from 0"
+        } else if object.is_instance_of::<PyType>() {
+            "; a class is no array"
+        } else if is_ndarray(object) {
             "; wrap it: parla.asarray(a)"
+        } else if is_collection(object) {
+            "; lists in lists are not searched: write [*one, *other]"
         } else {
             ""
         };
@@ -169,6 +183,12 @@ impl Argument<'_, '_> {
             self.name
         ))
     }
+}
+
+/// Whether it is a list, or a tuple that is no pair of an array and a number.
+fn is_collection(object: &Bound<'_, PyAny>) -> bool {
+    object.is_instance_of::<PyList>()
+        || object.cast::<PyTuple>().is_ok_and(|tuple| tuple.len() != 2)
 }
 
 /// Whether it is an array of NumPy or of something like it.

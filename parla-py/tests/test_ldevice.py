@@ -101,12 +101,13 @@ def test_grids_use_their_devices_evenly(grid, sides, n_devices):
 
 
 def test_too_many_devices_are_left_out_with_a_warning():
-    with pytest.warns(PerformanceWarning, match=r"2 logical devices can't keep 12 devices busy; unused: many\(2\)"):
+    with pytest.warns(PerformanceWarning, match=r"2 logical devices can't keep 12 devices busy; unused: many\(2\)") as found:
         assert numbers(LDeviceSequenceBlocked(2, many).devices) == [0, 1]
-    with pytest.warns(PerformanceWarning, match="unused"):
+    with pytest.warns(PerformanceWarning, match="unused") as found_in_grid:
         assert LDeviceGridRaveled(1, 2, many).n_devices == 2
-    with pytest.warns(PerformanceWarning, match=r"7 devices form no grid.*many\(6\)"):
+    with pytest.warns(PerformanceWarning, match=r"7 devices form no grid.*many\(6\)") as found_in_blocks:
         assert LDeviceGridBlocked(4, 4, many[:7]).n_devices == 6
+    assert {warning.filename for warning in (*found, *found_in_grid, *found_in_blocks)} == {__file__}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert repr(LDeviceGridBlocked(4, 4, many)) == "LDeviceGridBlocked(4, 4)<3, 4>"
@@ -217,6 +218,30 @@ def test_assigning_copies_in():
     with pytest.warns(PerformanceWarning, match=r"\(2,\) is replaced by one of shape \(3,\)"):
         t[1, 1] = numpy.ones(3)
     assert t[1, 1].tolist() == [1, 1, 1]
+
+
+def test_parts_share_nothing_with_what_is_assigned():
+    t, value = tensor(), numpy.ones(2)
+    t[0, :2] = None
+    t[0, :2] = value
+    value[:] = 2
+    t.base[0][0][:] = 3
+    assert values(t[0, :2]) == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: tensor()["x"], "integers, slices and lists of integers, not str"),
+        (lambda: tensor()[[True, False]], "integers, slices and lists of integers, not bool"),
+        (lambda: LDeviceSequenceBlocked("4"), "n_ldevices must be an integer, not str"),
+        (lambda: LDeviceSequenceBlocked(2, cpu).partition_tensor([1, 2, 3]), "an array is expected.*not list"),
+        (lambda: LDeviceSequenceBlocked(2, cpu).partition_tensor(numpy.zeros(4), overlap="1"), "overlap.*not str"),
+    ],
+)
+def test_arguments_that_make_no_sense(call, text):
+    with pytest.raises(TypeError, match=text):
+        call()
 
 
 def test_what_parts_say():

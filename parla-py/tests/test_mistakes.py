@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from parla import Parla, TaskSpace, spawn
-from parla.devices import gpu
+from parla import Parla, PlacementError, TaskSpace, spawn
+from parla.devices import cpu, gpu
 from support import notes, run_py
 
 
@@ -110,3 +110,43 @@ def test_assigning_to_the_local_view(two_gpus):
     assert a.tolist() == [[4, 3, 4], [6, 7, 8]]
     with pytest.raises(ValueError, match="shape"):
         p.array = numpy.zeros(4)
+
+
+@pytest.mark.parametrize(
+    ("operand", "error", "text"),
+    [
+        (lambda p: (p, "0"), TypeError, r"not \(PArray, str\); k is the number of a device of the task"),
+        (lambda p: (p, 0.0), TypeError, r"not \(PArray, float\); k is"),
+        (lambda p: (p, -1), ValueError, r"\(PArray, -1\): the devices of a task are counted from 0"),
+        (lambda p: [p, p], TypeError, r"not list; lists in lists are not searched: write \[\*one, \*other\]"),
+        (lambda p: (p, p, p), TypeError, "not tuple; lists in lists"),
+        (type, TypeError, "a class is no array"),
+        (lambda p: p.array, TypeError, r"not ndarray; wrap it: parla.asarray\(a\)"),
+        (lambda p: p + 1, TypeError, r"not Computed; wrap it: parla.asarray\(a\)"),
+    ],
+)
+def test_operands_that_are_none(operand, error, text):
+    numpy = pytest.importorskip("numpy")
+    from parla import asarray
+
+    with Parla(workers=1), pytest.raises(error, match=f"^input: .*{text}"):
+        spawn(input=[operand(asarray(numpy.zeros(4)))])(lambda: pytest.fail("it ran"))
+
+
+def test_asking_why_of_something_else():
+    with Parla(workers=1) as rt:
+        assert rt.why(TaskSpace("T")[0]) == "TaskID(T_0) was never spawned"
+        for wrong in (None, "T_0", 3):
+            with pytest.raises(TypeError, match=f"why: expected a task, .*not {type(wrong).__name__}"):
+                rt.why(wrong)
+
+
+def test_options_of_the_runtime_that_make_no_sense(two_gpus):
+    with pytest.raises(PlacementError, match=r"devices: gpu\(7\) does not exist: this machine has 2 gpu devices"):
+        Parla(devices=[cpu, gpu(7)])
+    with pytest.raises(ValueError, match="devices: expected at least one"):
+        Parla(devices=[])
+    with pytest.raises(TypeError, match="check: expected True or False, not str"):
+        Parla(check="no")
+    with Parla(devices=gpu[0:2], check=False, workers=1):
+        pass

@@ -244,7 +244,7 @@ def spawn(
     input: Iterable[Any] | None = None,
     output: Iterable[Any] | None = None,
     inout: Iterable[Any] | None = None,
-    memory: int | None = None,
+    memory: float | None = None,
     vcus: float | None = None,
     ndevices: int | None = None,
     tags: Any = None,

@@ -127,9 +127,13 @@ class TaskEnvironment:
         self.placement = _devices(placement)
         self.tags = _tags(tags, "TaskEnvironment: tags")
         combined: dict[type[EnvironmentComponentDescriptor], EnvironmentComponentDescriptor] = {}
-        for descriptor in components:
+        for descriptor in components if isinstance(components, Iterable) else (components,):
             if not isinstance(descriptor, EnvironmentComponentDescriptor):
-                raise TypeError(f"TaskEnvironment: a component is a descriptor, not {type(descriptor).__name__}")
+                wrong = descriptor.__name__ if isinstance(descriptor, type) else type(descriptor).__name__
+                raise TypeError(
+                    "TaskEnvironment: components: expected objects of classes derived from EnvironmentComponentDescriptor (as "
+                    f"ThreadLimit(1)), each of which makes an EnvironmentComponentInstance, not {wrong}"
+                )
             known = combined.get(type(descriptor))
             combined[type(descriptor)] = descriptor if known is None else known.combine(descriptor)
         self.components = {kind: descriptor(self) for kind, descriptor in combined.items()}

@@ -10,6 +10,7 @@ here excludes its end.
 from __future__ import annotations
 
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import index as as_index
@@ -67,7 +68,17 @@ def _physical_devices(placement: Any) -> tuple[Device, ...]:
     return tuple(found)
 
 
+def _warn(text: str) -> None:
+    """Warn at the line of the program that called into this module, through however many of its functions."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals is globals():
+        level, frame = level + 1, frame.f_back
+    warn(PerformanceWarning(text), stacklevel=level)
+
+
 def _positive(value: Any, name: str) -> int:
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
     number = as_index(value)
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {number}")
@@ -95,12 +106,9 @@ class LDeviceCollection(ABC):
         """
         devices = _physical_devices(placement)
         if n_ldevices < len(devices):
-            warn(
-                PerformanceWarning(
-                    f"{n_ldevices} logical devices can't keep {len(devices)} devices busy; "
-                    f"unused: {', '.join(map(repr, devices[n_ldevices:]))}"
-                ),
-                stacklevel=4,
+            _warn(
+                f"{n_ldevices} logical devices can't keep {len(devices)} devices busy; "
+                f"unused: {', '.join(map(repr, devices[n_ldevices:]))}"
             )
             devices = devices[:n_ldevices]
         self._devices = devices
@@ -167,7 +175,8 @@ class LDeviceSequence(LDeviceCollection):
         """Divide an array along its first dimension, with `overlap` elements of each neighbour, and copy the parts.
 
         Raises:
-            ValueError: the array has no dimension, or `overlap` is negative.
+            TypeError: it is no array.
+            ValueError: it has no dimension, or `overlap` is negative.
         """
         (n,) = _lengths(data, 1)
         return self.partition(lambda i: data[self.slice(i, n, overlap=overlap)], memory_kind=memory_kind)
@@ -233,7 +242,8 @@ class LDeviceGrid(LDeviceCollection):
         """Divide an array along its first two dimensions, with `overlap` elements of each neighbour, and copy the parts.
 
         Raises:
-            ValueError: the array has fewer than two dimensions, or `overlap` is negative.
+            TypeError: it is no array.
+            ValueError: it has fewer than two dimensions, or `overlap` is negative.
         """
         n_x, n_y = _lengths(data, 2)
         return self.partition(
@@ -283,12 +293,9 @@ class LDeviceGridBlocked(LDeviceGrid):
         super().__init__(n_ldevices_x, n_ldevices_y, placement)
         self._n, self._m = self._grid()
         if self._n * self._m < self.n_devices:
-            warn(
-                PerformanceWarning(
-                    f"{self.n_devices} devices form no grid that divides {self.n_ldevices_x} x {self.n_ldevices_y}; "
-                    f"unused: {', '.join(map(repr, self._devices[self._n * self._m :]))}"
-                ),
-                stacklevel=3,
+            _warn(
+                f"{self.n_devices} devices form no grid that divides {self.n_ldevices_x} x {self.n_ldevices_y}; "
+                f"unused: {', '.join(map(repr, self._devices[self._n * self._m :]))}"
             )
             self._devices = self._devices[: self._n * self._m]
 
@@ -337,6 +344,8 @@ class LDeviceGridRaveled(LDeviceGrid):
 def _part(i: int, n: int, n_parts: int, step: int, overlap: int) -> slice:
     if not 0 <= i < n_parts:
         raise ValueError(f"no part {i} of {n_parts}")
+    if not hasattr(overlap, "__index__"):
+        raise TypeError(f"overlap must be an integer, not {type(overlap).__name__}")
     if overlap < 0:
         raise ValueError(f"overlap can't be negative, got {overlap}")
     start, stop = -(-i * n // n_parts), -(-(i + 1) * n // n_parts)
@@ -344,6 +353,8 @@ def _part(i: int, n: int, n_parts: int, step: int, overlap: int) -> slice:
 
 
 def _lengths(data: Any, n_dims: int) -> tuple[int, ...]:
+    if not hasattr(data, "shape"):
+        raise TypeError(f"an array is expected, to be divided, not {type(data).__name__}")
     shape = tuple(data.shape)
     if len(shape) < n_dims:
         raise ValueError(f"an array of shape {shape} can't be divided along {n_dims} dimension(s)")
@@ -407,8 +418,8 @@ class PartitionedTensor:
         return parts[0] if single else parts
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        """Copy `value` into each part that the index selects. A part that is no array, or of another shape, is replaced;
-        None gives the parts up.
+        """Copy `value` into each part that the index selects. A part of another shape is replaced by a copy where it is, a part that is no array by
+        one where `value` is; None gives the parts up.
 
         Raises:
             IndexError: there is no such part.
@@ -417,14 +428,10 @@ class PartitionedTensor:
             part = row[position]
             if value is None or not is_array(part) or (is_array(value) and _shape(value) != _shape(part)):
                 if value is not None and is_array(part):
-                    warn(
-                        PerformanceWarning(
-                            f"a part of shape {_shape(part)} is replaced by one of shape {_shape(value)}"
-                        ),
-                        stacklevel=2,
-                    )
-                    value = get_memory(part)(value)
-                row[position] = value
+                    _warn(f"a part of shape {_shape(part)} is replaced by one of shape {_shape(value)}")
+                    row[position] = get_memory(part)(value)
+                else:
+                    row[position] = get_memory(value)(value) if is_array(value) else value
             else:
                 copy(part, value)
 
@@ -449,12 +456,9 @@ def _places(parts: list[Any], index: tuple[Any, ...]) -> Iterator[tuple[list[Any
     first, *rest = index
     if isinstance(first, slice):
         numbers: Iterable[int] = range(*first.indices(len(parts)))
-    elif hasattr(first, "__index__"):
-        numbers = [as_index(first)]
-    elif isinstance(first, Iterable):
-        numbers = [as_index(i) for i in first]
     else:
-        raise TypeError(f"parts are selected by integers, slices and lists of integers, not {type(first).__name__}")
+        is_list = isinstance(first, Iterable) and not isinstance(first, str) and not hasattr(first, "__index__")
+        numbers = [_number(i) for i in (first if is_list else (first,))]
     for i in numbers:
         if not -len(parts) <= i < len(parts):
             raise IndexError(f"no part {i} of {len(parts)}")
@@ -464,6 +468,12 @@ def _places(parts: list[Any], index: tuple[Any, ...]) -> Iterator[tuple[list[Any
             yield from _places(parts[i], tuple(rest))
         else:
             raise IndexError(f"the parts have fewer dimensions than the index {index!r}")
+
+
+def _number(i: Any) -> int:
+    if isinstance(i, bool) or not hasattr(i, "__index__"):
+        raise TypeError(f"parts are selected by integers, slices and lists of integers, not {type(i).__name__}")
+    return as_index(i)
 
 
 def _here(part: Any) -> Any:

@@ -7,26 +7,22 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from parla import _native, device
+from parla import _native, _options, device
 from parla import cpu as _cpu
 from parla import trace as _trace
 from parla._native import Task, TaskID
 from parla.device import Architecture, Device
 from parla.devices import check_environment
-from parla.errors import DeadlockError, ParlaError, PolicyError, SchedulerException
+from parla.errors import DeadlockError, ParlaError, SchedulerException
 
 if TYPE_CHECKING:
     from parla.environments import TaskEnvironment
 
 __all__ = ["Parla"]
 
-_MAX_WORKERS = 4096
-_MAX_DEPTH = 1024
-_DEFAULT_POLICY = "locality"
 _hooks_installed = False
 
 
@@ -81,7 +77,7 @@ class Parla(metaclass=_ClassAsRuntime):
         sig_type: the signal that interrupts the block as Ctrl-C does.
 
     Raises:
-        TypeError, ValueError, PolicyError: an argument that cannot be used, named in the message.
+        TypeError, ValueError, PlacementError, PolicyError: an argument that cannot be used, named in the message.
     """
 
     def __init__(
@@ -102,12 +98,12 @@ class Parla(metaclass=_ClassAsRuntime):
         """Check the arguments; the workers start when the block is entered."""
         if workers is not None and n_workers is not None:
             raise TypeError("workers and n_workers are two names for the same argument")
-        self._workers = _count(workers if n_workers is None else n_workers)
-        self._policy = _policy_option(policy)
-        self._depth = _whole(depth, "depth", _MAX_DEPTH)
+        self._workers = _options.count(workers if n_workers is None else n_workers)
+        self._policy = _options.policy(policy)
+        self._depth = _options.depth(depth)
         self._runahead = runahead
         self._environments: Any = None
-        devices = _check_devices(devices)
+        devices = _options.devices(devices, may_come=dev_config_file is not None)
         if devices is not None and dev_config_file is None:
             others = (d for d in device.get_all_devices() if d not in devices and d.architecture not in devices)
             devices = None if next(others, None) is None else devices
@@ -115,11 +111,11 @@ class Parla(metaclass=_ClassAsRuntime):
             from parla.environments import _Terms
 
             self._environments = _Terms.check(environments, devices)
-        self._config_file = _file_option(dev_config_file)
+        self._config_file = _options.file(dev_config_file)
         if self._config_file is None:
             check_environment()
-        self._check = _check_option(check)
-        self._trace_path, self._tracing = _trace_option(trace)
+        self._check = _options.check(check)
+        self._trace_path, self._tracing = _options.trace(trace)
         try:
             self._signal = signal.Signals(sig_type)
         except ValueError:
@@ -229,10 +225,16 @@ class Parla(metaclass=_ClassAsRuntime):
         return self._native.trace() if self._native is not None and self._open else self._last_trace
 
     def why(self, task: Task | TaskID) -> str:
-        """What a task is doing or waiting for, in words."""
+        """What a task is doing or waiting for, in words.
+
+        Raises:
+            TypeError: it is neither a task nor the name of one.
+        """
         found = task.task if isinstance(task, TaskID) else task
-        if found is None:
+        if found is None and task is not None:
             return f"{task} was never spawned"
+        if not isinstance(found, Task):
+            raise TypeError(f"why: expected a task, or its name such as T[0], not {type(task).__name__}")
         if self._native is None:
             raise SchedulerException("this runtime was never entered")
         return self._native.why(found)
@@ -256,82 +258,6 @@ class Parla(metaclass=_ClassAsRuntime):
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in self.stats().items())
         return f"<table><caption>Parla ({'open' if self._open else 'closed'})</caption>{rows}</table>"
-
-
-def _count(workers: Any) -> int | None:
-    return None if workers is None else _whole(workers, "workers", _MAX_WORKERS)
-
-
-def _whole(value: Any, name: str, most: int) -> int:
-    """A whole number from 1 to `most`."""
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{name}: expected an integer, not {type(value).__name__}")
-    number = value.__index__()
-    if not 1 <= number <= most:
-        raise ValueError(f"{name}: expected 1 to {most}, got {number}")
-    return int(number)
-
-
-def _policy_option(policy: Any) -> str:
-    """The policy's name and options; the list of policies is printed if the environment asks for it."""
-    if policy is None:
-        policy = os.environ.get("PARLA_POLICY", "").strip() or _DEFAULT_POLICY
-        if policy == "help":
-            print(_native.policies(), flush=True)
-            raise SystemExit(0)
-        try:
-            _native.check_policy(policy)
-        except PolicyError as error:
-            raise PolicyError(f"PARLA_POLICY={policy}: {str(error).removeprefix('policy: ')}") from None
-    elif not isinstance(policy, str):
-        raise TypeError(f"policy: expected a name, not {type(policy).__name__}")
-    _native.check_policy(policy)
-    return policy
-
-
-def _file_option(file: Any) -> Path | None:
-    if file is None:
-        return None
-    if not isinstance(file, str | os.PathLike):
-        raise TypeError(f"dev_config_file: expected a file name, not {type(file).__name__}")
-    path = Path(file)
-    if not path.is_file():
-        raise ValueError(f"dev_config_file: there is no file {str(path)!r}")
-    return path
-
-
-def _check_devices(devices: Any) -> tuple[Architecture | Device, ...] | None:
-    if devices is None:
-        return None
-    found = tuple(devices) if isinstance(devices, list | tuple | set) else (devices,)
-    for one in found:
-        if not isinstance(one, Architecture | Device):
-            raise TypeError(f"devices: expected devices or architectures, not {type(one).__name__}")
-    return found
-
-
-def _trace_option(trace: Any) -> tuple[Path | None, bool]:
-    if trace is None:
-        variable = os.environ.get("PARLA_TRACE")
-        if variable is None:
-            return None, False
-        if not variable:
-            raise ValueError("PARLA_TRACE is set but empty: expected a file name")
-        return Path(variable), True
-    if isinstance(trace, bool):
-        return None, trace
-    if isinstance(trace, str | os.PathLike):
-        return Path(trace), True
-    raise TypeError(f"trace: expected True, False or a file name, not {type(trace).__name__}")
-
-
-def _check_option(check: Any) -> bool:
-    if check is not None:
-        return bool(check)
-    variable = os.environ.get("PARLA_CHECK", "0")
-    if variable not in ("0", "1"):
-        raise ValueError(f"PARLA_CHECK={variable!r}: expected 0 or 1")
-    return variable == "1"
 
 
 def _mistakes(native: _native.Runtime, records: list[dict[str, Any]]) -> list[ParlaError]:
