@@ -127,9 +127,9 @@ impl Array {
         there.map(|i| i.bytes).sum()
     }
 
-    /// For people: one line per box of the directory, with the memories where it is valid.
+    /// For people: one line per box of the directory, with the memories of a machine where it is valid.
     #[must_use]
-    pub fn overview(&self) -> String {
+    pub fn overview(&self, model: &MachineModel) -> String {
         let state = self.0.state.lock();
         let mut lines = Vec::new();
         for (region, holders, because) in state.directory.entries() {
@@ -142,10 +142,9 @@ impl Array {
             memories.dedup();
             for (i, memory) in memories.iter().enumerate() {
                 let comma = if i > 0 { ", " } else { "" };
-                let _ = if *memory == 0 {
-                    write!(line, "{comma}host")
-                } else {
-                    write!(line, "{comma}memory {memory}")
+                let _ = match model.memories.get(*memory as usize) {
+                    Some(known) => write!(line, "{comma}{}", known.name),
+                    None => write!(line, "{comma}memory {memory}"),
                 };
             }
             if let Some(because) = because {

@@ -278,8 +278,9 @@ impl Array {
     }
 
     /// For people: which parts are current in which memories.
-    fn overview(&self, py: Python<'_>) -> String {
-        py.detach(|| self.data.overview())
+    fn overview(&self, py: Python<'_>) -> PyResult<String> {
+        let machine = machine::current(py)?;
+        Ok(py.detach(|| self.data.overview(machine.model())))
     }
 
     /// Where the calling code may use a box of it, given as one (start, stop) per dimension.
@@ -311,17 +312,22 @@ impl Array {
         }
     }
 
-    /// Whether the calling code may write a box of it: not in a task that has it as an input only, nor if the NumPy array is read-only.
+    /// Whether the calling code may write a box of it: not in a task that has it as an input only, or does not name what it has to name, nor if the
+    /// NumPy array is read-only.
     fn may_write(&self, py: Python<'_>, region: &Bound<'_, PyAny>) -> PyResult<bool> {
         let region = self.region(region)?;
         if !self.data.home().writable {
             return Ok(false);
         }
-        let current = assignment::current(py);
-        let operand = current
-            .as_ref()
-            .and_then(|current| current.find(&self.data, &region, true));
-        Ok(operand.is_none_or(|(_, operand, _)| operand.access.writes()))
+        let Some(current) = assignment::current(py) else {
+            return Ok(true);
+        };
+        Ok(match current.find(&self.data, &region, true) {
+            Some((_, operand, _)) => operand.access.writes(),
+            None => {
+                region.is_empty() || (current.is_on_host() && !self.must_be_named(&current.task))
+            }
+        })
     }
 
     /// Gives its copies in a memory back; what is newest there goes home first.

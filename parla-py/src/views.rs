@@ -32,7 +32,7 @@ pub(crate) fn box_view<'py>(
     key: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = array.py();
-    let shape = array.getattr(intern!(py, "shape"))?;
+    let shape = array.getattr(intern!(py, "_shape"))?;
     let shape = shape.cast_exact::<PyTuple>()?;
     let Some(parts) = parts(key, shape)? else {
         return Ok(None);
@@ -78,8 +78,8 @@ pub(crate) fn box_view<'py>(
     let operand = (operand.get_borrowed_item(0)?, ranges, true);
     view.setattr(intern!(py, "_operand"), operand)?;
     view.setattr(intern!(py, "_base"), &lengths)?;
-    view.setattr(intern!(py, "shape"), lengths)?;
-    view.setattr(intern!(py, "dtype"), array.getattr(intern!(py, "dtype"))?)?;
+    view.setattr(intern!(py, "_shape"), lengths)?;
+    view.setattr(intern!(py, "_dtype"), array.getattr(intern!(py, "_dtype"))?)?;
     Ok(Some(view))
 }
 

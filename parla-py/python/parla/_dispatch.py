@@ -6,8 +6,9 @@ from typing import Any
 
 __all__ = ["call_function", "call_ufunc", "is_parray", "localize"]
 
-# Functions that write into their first argument.
-_WRITING = frozenset({"copyto", "put", "place", "putmask", "fill_diagonal"})
+# Functions that write into their first argument: those that replace some elements, and those that replace all.
+_CHANGING = frozenset({"fill_diagonal", "place", "put", "put_along_axis", "putmask"})
+_REPLACING = frozenset({"copyto"})
 
 
 def is_parray(value: object) -> bool:
@@ -68,7 +69,9 @@ def call_function(function: Any, arguments: tuple[Any, ...], options: dict[str, 
     local = {key: localize(value) for key, value in options.items() if key != "out"}
     if out is not None:
         local["out"] = out._reach("update") if is_parray(out) else out
-    if getattr(function, "__name__", "") in _WRITING and arguments and is_parray(arguments[0]):
-        arguments = (arguments[0]._writable(), *arguments[1:])
+    name = getattr(function, "__name__", "")
+    if (name in _CHANGING or name in _REPLACING) and arguments and is_parray(arguments[0]):
+        replaces = name in _REPLACING and options.get("where", True) is True
+        arguments = (arguments[0]._writable("write" if replaces else "update"), *arguments[1:])
     result = function(*map(localize, arguments), **local)
     return out if out is not None else result

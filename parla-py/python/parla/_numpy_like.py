@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ __all__ = ["NumPyLike"]
 
 # Methods of NumPy's arrays that change the array; the others only read it.
 _CHANGING = frozenset({"fill", "sort", "partition", "put", "setfield", "itemset", "byteswap"})
+# Those that would change the local view alone, and what to do instead.
+_REFUSED = {
+    "resize": "update() gives an array another shape",
+    "setflags": "make the NumPy array read-only before it becomes a PArray",
+}
 
 
 class NumPyLike(ArrayOperators, Shaped, ABC):
@@ -68,6 +74,8 @@ class NumPyLike(ArrayOperators, Shaped, ABC):
             raise AttributeError(f"PArray has no attribute {name!r}")
         if hasattr(type(self), name):
             return object.__getattribute__(self, name)  # a property that raised AttributeError: so that it is told which
+        if name in _REFUSED:
+            raise AttributeError(f"PArray has no attribute {name!r}: {_REFUSED[name]}")
         numpy = sys.modules.get("numpy")
         if numpy is None or not hasattr(numpy.ndarray, name):
             raise AttributeError(f"PArray has no attribute {name!r}")
@@ -118,8 +126,11 @@ class NumPyLike(ArrayOperators, Shaped, ABC):
     def __index__(self) -> int:
         if self.shape:
             raise TypeError("only integer scalar arrays can be converted to a scalar index")
-        value = to_numpy(self._read())[()]
-        return value.__index__()  # type: ignore[no-any-return]
+        return operator.index(to_numpy(self._read())[()])
+
+    def __bytes__(self) -> bytes:
+        """The elements as NumPy gives them, in the order of C."""
+        return bytes(to_numpy(self._read()).tobytes())
 
     # Other libraries.
 

@@ -11,10 +11,20 @@ __all__ = ["Shaped"]
 class Shaped:
     """Something with a shape and a type of elements."""
 
-    __slots__ = ()
+    __slots__ = ("_dtype", "_shape")
 
-    shape: tuple[int, ...]
-    dtype: Any
+    _shape: tuple[int, ...]
+    _dtype: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of indices along each dimension."""
+        return self._shape
+
+    @property
+    def dtype(self) -> Any:
+        """NumPy's description of the elements."""
+        return self._dtype
 
     @property
     def ndim(self) -> int:

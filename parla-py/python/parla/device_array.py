@@ -24,7 +24,7 @@ class DeviceArray(Shaped):
     It does no arithmetic. Copies wait until they are done.
     """
 
-    __slots__ = ("__weakref__", "_keep", "device_number", "dtype", "pointer", "shape", "strides", "writable")
+    __slots__ = ("__weakref__", "_keep", "device_number", "pointer", "strides", "writable")
 
     # NumPy must not try to read it element by element.
     __array_ufunc__ = None
@@ -42,8 +42,8 @@ class DeviceArray(Shaped):
         """Describe memory that exists already and that `keep` keeps alive."""
         self.device_number = device_number
         self.pointer = pointer
-        self.shape = shape
-        self.dtype = dtype
+        self._shape = shape
+        self._dtype = dtype
         self.strides = strides
         self._keep = keep
         self.writable = writable

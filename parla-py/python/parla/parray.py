@@ -34,6 +34,9 @@ class PArray(NumPyLike):
     with lists, arrays and masks gives an object that covers the box around what it selects when a task names it, and is
     a copy of the selected elements, made when it is used, everywhere else. Assigning to either writes through.
 
+    A view of an element follows the array: after ``x = a[0]`` a new ``a[0]`` is a new ``x``, and ``a[i], a[j] = a[j], a[i]`` exchanges nothing, nor does
+    what works so, as `numpy.random.shuffle`. Numbers come from ``float(a[0])``, ``a[0].copy()`` or the local view, ``a.array[0]``.
+
     Operators and NumPy's functions work on the local contents and give plain arrays; in-place operators write through. What operators
     give in NumPy also has `array`, the plain array itself, since ``(a + b).array`` is what programs of version 0.2 say; what they give in CuPy has not.
     Outside tasks, what reads the array waits for the tasks that write it no longer than is needed to have valid bytes:
@@ -45,9 +48,11 @@ class PArray(NumPyLike):
     Two arrays made from the same buffer with the same layout are the same array, under the name that it got first. One made from
     a slice of the buffer is a slice of that array; one that shares elements in another way is refused (``ValueError``), as the two could
     not be kept coherent: make one array of the whole and slice it.
+
+    Where a device is asked for, a number ``k`` is ``gpu(k)``, and -1 the CPU.
     """
 
-    __slots__ = ("__weakref__", "_axes", "_base", "_operand", "_picked", "_root", "_shown", "dtype", "shape")
+    __slots__ = ("__weakref__", "_axes", "_base", "_operand", "_picked", "_root", "_shown")
 
     _root: Root
     _axes: tuple[_views.Axis, ...] | None
@@ -59,10 +64,6 @@ class PArray(NumPyLike):
     _picked: Any
     """What to index the view with to get the elements meant: fields, lists, masks. None: nothing."""
     _operand: tuple[_native.Array, _views.Box, bool]
-    shape: tuple[int, ...]
-    """Number of indices along each dimension."""
-    dtype: Any
-    """NumPy's description of the elements."""
 
     def __init__(self, array: Any, name: str | None = None) -> None:
         """Wrap a NumPy array without a copy; `asarray` takes more.
@@ -83,7 +84,7 @@ class PArray(NumPyLike):
             whole = _new(PArray)
             whole._become(root)
             view = whole[index].transpose(order)
-            for slot in ("_root", "_picked", "_axes", "_operand", "_base", "shape", "dtype"):
+            for slot in ("_root", "_picked", "_axes", "_operand", "_base", "_shape", "_dtype"):
                 setattr(self, slot, getattr(view, slot))
             if view._axes is not None:
                 self._shown = view._shown
@@ -92,8 +93,8 @@ class PArray(NumPyLike):
         self._axes = None
         self._picked = None
         self._operand = root.operand
-        self.shape = self._base = root.shape
-        self.dtype = root.dtype
+        self._shape = self._base = root.shape
+        self._dtype = root.dtype
 
     # What it is.
 
@@ -155,8 +156,8 @@ class PArray(NumPyLike):
         view._axes = axes
         view._shown = shown
         view._picked = None
-        view.shape = view._base = shape
-        view.dtype = self._root.dtype
+        view._shape = view._base = shape
+        view._dtype = self._root.dtype
         box, exact = _views.box_of(axes)
         view._operand = (self._root.native, box, exact)
         return view
@@ -172,8 +173,8 @@ class PArray(NumPyLike):
         # Fields are views; of elements NumPy makes copies, for which one byte is enough here.
         shadow = _views.shadow(base.shape, base.dtype if base is self else bool)[inside]
         view._picked = inside
-        view.shape = shadow.shape
-        view.dtype = shadow.dtype if base is self else base.dtype
+        view._shape = shadow.shape
+        view._dtype = shadow.dtype if base is self else base.dtype
         view._operand = (*view._operand[:2], False)
         return view
 
@@ -216,13 +217,13 @@ class PArray(NumPyLike):
         local = self._reach("read")
         return local if self._picked is None else local[self._picked]
 
-    def _writable(self) -> Any:
-        """The local view, for writing.
+    def _writable(self, access: str = "write") -> Any:
+        """The local view, for writing; `access` is "write" or "update", as in `_reach.reach`.
 
         Raises:
             ValueError: writes would not reach the array: these are elements selected by lists or masks, or it is read-only.
         """
-        local = self._reach("write")
+        local = self._reach(access)
         if self._picked is None:
             return local
         if not _is_field(self._picked):
@@ -242,8 +243,9 @@ class PArray(NumPyLike):
         Of elements selected by lists or masks it is a read-only copy; assign to the PArray to write them.
 
         Raises:
-            ParlaError: the task doesn't name this part of the array; the text says which task and array.
-            DeviceError: the contents are lost: who was to write them has failed.
+            ParlaError: the task doesn't name this part of the array, or the contents are lost, as the task that was to write them has failed; the
+                text says which task and array.
+            DeviceError: a copy failed.
         """
         if self._picked is None:
             return self._reach("either")
@@ -277,8 +279,9 @@ class PArray(NumPyLike):
     def update(self, array: Any) -> None:
         """Give the array new contents, which are copied.
 
-        With another shape or type than before, it becomes another array under the same name: views made earlier, and
-        tasks spawned earlier, keep the old one. So does the task itself if it runs on a GPU: the new one is for tasks spawned after that.
+        With another shape or type than before, it becomes another array under the same name. Views made earlier keep the old one, and so do tasks
+        spawned earlier, whose bodies can't use this object any more: wait for them first. The task itself, if it runs on a GPU, can't use it either: the
+        new one is for tasks spawned after that.
 
         Raises:
             ValueError: this is a view of a part, and the shape or type differs.
@@ -297,6 +300,8 @@ class PArray(NumPyLike):
                 f"a view of shape {self.shape} and type {self.dtype} can't be updated to shape {tuple(value.shape)} "
                 f"and type {value.dtype}; update the whole array"
             )
+        if self._root.writable and not self._root.native.may_write(self._operand[1]):
+            self._reach("write")  # which says why not
         self._become(Root(checked(to_numpy(value, copy=True)), self._root.name))
 
     def get(self, device: Device | int | None = None) -> Any:
@@ -325,7 +330,7 @@ class PArray(NumPyLike):
         """Give back what the whole array takes in the memory of `device` (None: the current one).
 
         What is newest there goes to the host first. With ``keep_one_copy=False`` nothing is copied: if something would
-        be lost then, nothing happens.
+        be lost then, nothing happens. What tasks use at this moment stays.
 
         Returns:
             Whether the device has none of the array now. Never true for a CPU: the host's buffer stays.
@@ -335,7 +340,7 @@ class PArray(NumPyLike):
         if memory == _reach.HOST or (not keep_one_copy and native.bytes_valid(_reach.HOST) < native.nbytes):
             return False
         native.evict(memory)
-        return True
+        return not native.bytes_allocated(memory)
 
     def evict_all(self) -> None:
         """Bring everything to the host and give back all that the whole array takes elsewhere."""
