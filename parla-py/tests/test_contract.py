@@ -1,4 +1,4 @@
-"""The lists of promises (contract.toml, contract_devices.toml) name tests that exist."""
+"""The lists of promises (contract.toml, contract_devices.toml, contract_earlier.toml) name tests that exist."""
 
 from __future__ import annotations
 
