@@ -199,6 +199,9 @@ def test_reading_parts_gives_copies_here():
     assert values(t[-1:]) == [10, 11, 12]
     assert t[-1, -1].tolist() == [12, 12]
     assert values([PartitionedTensor([numpy.ones(1)])[0]]) == [1]
+    assert t[1:2, 2:3].tolist() == t[-1, [2]].tolist() == [12, 12]
+    assert values(PartitionedTensor([[numpy.ones(1)]])[0]) == [1]
+    assert PartitionedTensor([numpy.ones(1)])[1:] == []
     for wrong in (2, -3, (0, 3), (0, 0, 0)):
         with pytest.raises(IndexError):
             t[wrong]

@@ -380,7 +380,8 @@ class PartitionedTensor:
     """The parts of an array, each in the memory of a device.
 
     Reading a part gives a copy in the memory of the current device, or a list of copies for several; assigning copies
-    into the part, wherever it is. Slices and integers mean the same as for lists, in each dimension.
+    into the part, wherever it is. Slices and integers select as for lists, in each dimension; what selects one part, also
+    ``parts[i : i + 1]``, gives the part, as in version 0.2.
     """
 
     def __init__(self, latest_view: list[Any]) -> None:
@@ -436,10 +437,10 @@ class PartitionedTensor:
                 copy(part, value)
 
     def _choose(self, index: Any) -> tuple[list[tuple[list[Any], int]], bool]:
-        """The places of the parts that an index selects, and whether it names one part."""
+        """The places of the parts that an index selects, and whether that is one, and no row of a grid."""
         parts = index if isinstance(index, tuple) else (index,)
-        single = all(hasattr(part, "__index__") for part in parts)
         chosen = list(_places(self._parts, parts))
+        single = len(chosen) == 1
         if any(isinstance(row[position], list) for row, position in chosen):
             chosen = [place for row, position in chosen for place in _places(row[position], (slice(None),))]
             single = False
