@@ -12,7 +12,7 @@ pub enum DataError {
     Device(#[from] DeviceError),
     /// The operands of one task are larger than the memory.
     #[error(
-        "the operands need {needed} bytes in the memory of {memory} at the same time, which has {capacity} in all"
+        "the operands and the memory reserved beside them need {needed} bytes in the memory of {memory} at the same time, which has {capacity} in all"
     )]
     TooLarge {
         /// The memory's name.

@@ -79,7 +79,7 @@ def test_what_needs_cupy_says_so(cuda):
         p = asarray(np.arange(6.0), name="A")
 
         def body():
-            for use in (lambda: p + 1, lambda: p.sum(), lambda: p[[0, 1]].array, lambda: p.__setitem__([0, 2], 1)):
+            for use in (lambda: p + 1, lambda: p == 1, lambda: p != p, lambda: p.sum(), lambda: p[[0, 1]].array, lambda: p.__setitem__([0, 2], 1)):
                 try:
                     use()
                 except TypeError as error:

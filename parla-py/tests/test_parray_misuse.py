@@ -48,6 +48,15 @@ def test_bytes_are_those_of_numpy():
         assert bytes(asarray(a)) == a.tobytes()
 
 
+@pytest.mark.parametrize("other", ["text", None, numpy.array(["a"] * 4), 3, [0, 1, 2, 3], numbers()])
+def test_equality_with_anything_is_that_of_numpy(other):
+    a = numbers()
+    for found, expected in [(asarray(a) == other, a == other), (asarray(a) != other, a != other)]:
+        assert type(found.array) is numpy.ndarray
+        assert (found.tolist(), found.dtype) == (expected.tolist(), expected.dtype)
+    assert (other == asarray(a[:1])).tolist() == (other == a[:1]).tolist()
+
+
 def test_only_integers_are_an_index():
     p = asarray(numpy.array([1.0, 2.0]))
     with pytest.raises(TypeError, match="integer"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from parla import _dispatch, _reach
 from parla._dispatch import localize
-from parla._operators import ArrayOperators
+from parla._operators import ArrayOperators, declines
 from parla._roots import to_numpy
 from parla._shaped import Shaped
 
@@ -64,6 +64,28 @@ class NumPyLike(ArrayOperators, Shaped, ABC):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         return _dispatch.call_ufunc(ufunc, method, inputs, options)
+
+    # With what can't be compared NumPy's operators give an answer, and its functions an error.
+
+    def __eq__(self, other: Any) -> Any:
+        return self._compare("equal", operator.eq, other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._compare("not_equal", operator.ne, other)
+
+    __hash__: Any = None
+
+    def _compare(self, name: str, compare: Any, other: Any) -> Any:
+        if declines(other):
+            return NotImplemented
+        local = self._read()
+        if declines(local):  # it has no operators, and would be compared as an object
+            import numpy
+
+            return getattr(numpy, name)(self, other)
+        from parla._computed import computed
+
+        return computed(compare(local, localize(other)))
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
         return _dispatch.call_function(function, arguments, options)

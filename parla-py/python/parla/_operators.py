@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ArrayOperators"]
+__all__ = ["ArrayOperators", "declines"]
 
 
-def _declines(other: object) -> bool:
+def declines(other: object) -> bool:
     """Whether an operand wants its own operator to be used, by NumPy's convention."""
-    return getattr(type(other), "__array_ufunc__", _declines) is None
+    return getattr(type(other), "__array_ufunc__", declines) is None
 
 
 def _forward(name: str) -> Any:
     def operator(self: Any, other: Any) -> Any:
-        if _declines(other):
+        if declines(other):
             return NotImplemented
         import numpy
 
@@ -28,7 +28,7 @@ def _forward(name: str) -> Any:
 
 def _reflected(name: str) -> Any:
     def operator(self: Any, other: Any) -> Any:
-        if _declines(other):
+        if declines(other):
             return NotImplemented
         import numpy
 
