@@ -10,6 +10,7 @@ use parla_device::Block;
 use smallvec::SmallVec;
 
 use crate::directory::InstanceId;
+use crate::history::DataEvent;
 use crate::instance::State;
 
 /// Names an array, uniquely in this process.
@@ -180,6 +181,9 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let state = self.state.get_mut();
+        if let Some(diary) = &state.diary {
+            diary.add_whole(DataEvent::Dropped);
+        }
         for instance in state.instances.drain(..) {
             if instance.id != InstanceId::HOME {
                 instance.release();

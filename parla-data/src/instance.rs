@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::array::{Home, Shared};
 use crate::directory::{Directory, InstanceId};
+use crate::history::{DataEvent, Diary};
 use crate::op::Op;
 use crate::store::{Rank, Store, Writer};
 use crate::versions::Versions;
@@ -23,6 +24,8 @@ pub(crate) struct State {
     pub(crate) writers: Vec<Writer>,
     // For traces; without one it stays empty.
     pub(crate) versions: Versions,
+    // For traces, too, once there was an instance of it elsewhere.
+    pub(crate) diary: Option<Diary>,
 }
 
 /// A dense copy of a box in some memory, or the home.
@@ -79,6 +82,7 @@ impl State {
             instances: vec![home],
             writers: Vec::new(),
             versions: Versions::default(),
+            diary: None,
         }
     }
 
@@ -101,6 +105,7 @@ impl State {
 
     /// Takes an instance that nobody uses out; it is to be [released](Instance::release) once the lock is gone.
     pub(crate) fn take(&mut self, id: InstanceId, because: &str) -> Option<Instance> {
+        self.note(id, None, DataEvent::GivenUp);
         self.directory.remove(id, because);
         self.versions.forget(id);
         self.position(id).map(|at| self.instances.remove(at))
@@ -119,12 +124,22 @@ impl State {
     /// A task or the host's code changed `region` in `id`.
     pub(crate) fn written(&mut self, region: &Region, id: InstanceId) {
         if self.directory.instance(id).is_none() {
+            self.note(id, Some(region), DataEvent::Spoilt);
             self.directory
                 .invalidated(region, "it was written on a device that was lost");
             return;
         }
+        self.note(id, Some(region), DataEvent::Written);
         self.supersede(id, region);
         self.directory.written(region, id);
+    }
+
+    /// Enters what happens to a box of an instance (all of it, if it is not said) into the record, if one is kept.
+    pub(crate) fn note(&self, id: InstanceId, region: Option<&Region>, event: DataEvent) {
+        if let (Some(diary), Some(instance)) = (&self.diary, self.get(id)) {
+            let region = region.unwrap_or(&instance.region);
+            diary.add(id, instance.memory, region, event);
+        }
     }
 }
 
@@ -246,6 +261,7 @@ impl Shared {
         let State {
             directory,
             instances,
+            diary,
             ..
         } = &mut *state;
         for instance in instances {
@@ -257,6 +273,9 @@ impl Shared {
                 if let Some(error) = error {
                     let because = format!("{}: {error}", op.what);
                     for region in &outstanding.live {
+                        if let Some(diary) = diary {
+                            diary.add(id, instance.memory, region, DataEvent::Failed);
+                        }
                         directory.forget(region, id, &because);
                     }
                 }

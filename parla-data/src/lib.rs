@@ -10,6 +10,7 @@
 mod array;
 pub mod directory;
 mod error;
+mod history;
 mod instance;
 mod op;
 mod operand;
@@ -19,7 +20,9 @@ mod versions;
 pub use array::{Array, ArrayId, Home};
 pub use directory::{Directory, InstanceId};
 pub use error::DataError;
+pub use history::{DataEvent, Happening};
 pub use operand::Operand;
 pub use store::{
-    ArrivedCallback, Ended, Held, MemoryStats, Order, Staged, StagedCallback, Store, StoreStats,
+    Ahead, ArrivedCallback, Ended, Held, MemoryStats, Order, Staged, StagedCallback, Store,
+    StoreStats,
 };

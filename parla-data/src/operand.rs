@@ -2,7 +2,7 @@
 
 use parla_core::{Access, Region};
 
-use crate::Array;
+use crate::{Array, DataEvent};
 
 /// A part of an array that a task uses on one of its devices.
 #[derive(Clone, Debug)]
@@ -20,6 +20,15 @@ pub struct Operand {
 }
 
 impl Operand {
+    /// For the record.
+    pub(crate) fn asked(&self, again: bool) -> DataEvent {
+        DataEvent::Asked {
+            access: self.access,
+            exact: self.exact,
+            again,
+        }
+    }
+
     /// Whether the old contents have to be there.
     #[must_use]
     pub fn fetches(&self) -> bool {

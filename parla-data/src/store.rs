@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::array::{ArrayId, Shared};
+use crate::history::{Happening, History};
 use crate::versions::Version;
 use crate::{Array, DataError, Operand};
 
@@ -49,6 +50,26 @@ pub struct Order {
 /// What is called when operands are in place, or cannot be brought there.
 pub type StagedCallback = Box<dyn FnOnce(Result<Staged, DataError>) + Send>;
 
+/// On whose behalf something is copied ahead.
+#[derive(Clone, Debug)]
+pub struct Ahead {
+    /// Whether it is going to be needed there, if the task runs at all; else that is a guess. For the record only.
+    pub sure: bool,
+    /// False once the task has asked for it by itself: others may have changed it since.
+    pub wanted: Arc<AtomicBool>,
+}
+
+impl Ahead {
+    /// For a task that waits and has no other place to run.
+    #[must_use]
+    pub fn surely() -> Self {
+        Self {
+            sure: true,
+            wanted: Arc::new(AtomicBool::new(true)),
+        }
+    }
+}
+
 /// What is called when copies that were begun ahead have ended.
 pub type ArrivedCallback = Box<dyn FnOnce() + Send>;
 
@@ -76,6 +97,8 @@ pub struct Store {
     closing: (Mutex<u64>, Condvar),
     // Whether a record of versions is kept.
     versions: AtomicBool,
+    // What happened to the instances here, if it is.
+    history: Arc<History>,
 }
 
 /// The account of one memory.
@@ -165,12 +188,19 @@ impl Store {
             kept: Mutex::default(),
             closing: Default::default(),
             versions: AtomicBool::new(false),
+            history: Arc::default(),
         })
     }
 
     /// From now on keeps a record of which version of each element is where ([`Staged::uses`]): for traces, it costs time and memory.
     pub fn keep_versions(&self) {
         self.versions.store(true, Ordering::Relaxed);
+    }
+
+    /// What happened to arrays that have, or had, instances here, in order: empty if [no record](Self::keep_versions) is kept.
+    #[must_use]
+    pub fn history(&self) -> Vec<Happening> {
+        self.history.all()
     }
 
     fn keeps_versions(&self) -> bool {

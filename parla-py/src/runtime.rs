@@ -304,6 +304,11 @@ impl Runtime {
         Ok(list)
     }
 
+    /// With a trace: what happened to the copies of arrays, in order, one dict each.
+    fn data_history<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        data::history(py, self.rt.executor().store())
+    }
+
     /// What a task is doing or waiting for, and why it is where it is, in words.
     fn why(&self, py: Python<'_>, task: &Bound<'_, Task>) -> String {
         let id = task.get().id();

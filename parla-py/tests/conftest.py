@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from cuda_driver import driver  # noqa: F401
+from least_bytes import watch
 from machine import no_gpus, two_gpus, two_small_gpus  # noqa: F401
 from parla import Parla, TaskSpace, spawn
 from parla.errors import DeadlockError
@@ -134,3 +135,11 @@ def everything_is_given_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Parla, "__exit__", checked)
     yield
     assert not kept
+
+
+@pytest.fixture(autouse=True)
+def no_byte_moves_that_need_not(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """When a runtime has ended, just as many bytes have moved as the oracle says had to, but where the test is marked so."""
+    wasted = watch(monkeypatch.setattr)
+    yield
+    assert not wasted, "\n".join(wasted)

@@ -2,7 +2,7 @@
 //!
 //! A task with one choice is sure to run there, so an input can travel as soon as no task spawned before it has yet to write it.
 //! Two tasks that conflict are ordered by the user's dependencies, so tasks spawned later change nothing that an earlier one reads before
-//! that has run. For a task with several choices the policy is asked where it would go ([`foresee`](crate::policy::SchedulingPolicy::foresee)),
+//! that has run, if the earlier one depends on none that was spawned later: otherwise nothing is sent for it. For a task with several choices the policy is asked where it would go ([`foresee`](crate::policy::SchedulingPolicy::foresee)),
 //! once, when the first of its inputs can travel; few tasks at a time, since the policy may decide otherwise in the end.
 //!
 //! A task that is ready may need a copy that nobody foresaw, and copies to a device go one after the other. So few inputs are under way to a device at
@@ -12,9 +12,10 @@
 //! need them were spawned, since copies on the same link go one after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parla_core::{DeviceId, Region, TaskId};
-use parla_data::{ArrayId, Operand};
+use parla_data::{Ahead, ArrayId, Operand};
 use rustc_hash::FxHashMap;
 
 use crate::Placing;
@@ -66,6 +67,8 @@ impl UnderWay {
 pub(crate) struct Sent {
     pub(crate) operand: Operand,
     pub(crate) device: DeviceId,
+    /// For which task.
+    pub(crate) ahead: Ahead,
     /// What it counts until it has [arrived](Prefetch::arrived).
     pub(crate) ns: u64,
 }
@@ -81,6 +84,8 @@ struct Waiting {
     placing: Arc<Placing>,
     /// Which operands have been asked for.
     asked: Vec<bool>,
+    /// Until it is ready: what is sent later than that may come too late for it, and be of use to nobody.
+    wanted: Arc<AtomicBool>,
 }
 
 impl Waiting {
@@ -88,6 +93,7 @@ impl Waiting {
         Self {
             asked: placing.operands.iter().map(|o| !o.fetches()).collect(),
             placing: Arc::clone(placing),
+            wanted: Arc::new(AtomicBool::new(true)),
         }
     }
 
@@ -101,20 +107,11 @@ impl Waiting {
 }
 
 impl Prefetch {
-    /// A task was spawned.
+    /// A task was spawned, after all that it depends on.
     pub(crate) fn spawned(&mut self, id: TaskId, placing: &Arc<Placing>) {
-        if placing.operands.is_empty() {
+        let Some(number) = self.enter(id, placing) else {
             return;
-        }
-        let number = self.next;
-        self.next += 1;
-        for operand in placing.operands.iter().filter(|o| o.access.writes()) {
-            let of_array = self.writes.entry(operand.array.id()).or_default();
-            of_array
-                .entry(number)
-                .or_default()
-                .push(operand.region.clone());
-        }
+        };
         match &placing.choices[..] {
             [choice] => {
                 if let [device] = choice.devices[..] {
@@ -127,8 +124,30 @@ impl Prefetch {
             }
             _ => {}
         }
+    }
+
+    /// A task was spawned before one that it may depend on, and that may yet write what it reads: nothing is sent ahead for it.
+    pub(crate) fn spawned_early(&mut self, id: TaskId, placing: &Arc<Placing>) {
+        self.enter(id, placing);
+    }
+
+    /// Writes down what a task is going to write; its number, if it uses anything.
+    fn enter(&mut self, id: TaskId, placing: &Arc<Placing>) -> Option<u64> {
+        if placing.operands.is_empty() {
+            return None;
+        }
+        let number = self.next;
+        self.next += 1;
+        for operand in placing.operands.iter().filter(|o| o.access.writes()) {
+            let of_array = self.writes.entry(operand.array.id()).or_default();
+            of_array
+                .entry(number)
+                .or_default()
+                .push(operand.region.clone());
+        }
         let placing = Arc::clone(placing);
         self.tasks.insert(id, Entry { number, placing });
+        Some(number)
     }
 
     /// Its inputs are fetched by its own staging from here on.
@@ -137,8 +156,9 @@ impl Prefetch {
             self.undecided.remove(number);
             self.foreseen.remove(number);
             for device in placing.choices.iter().flat_map(|c| &c.devices) {
-                if let Some(waiting) = self.waiting.get_mut(device) {
-                    waiting.remove(number);
+                let waiting = self.waiting.get_mut(device);
+                if let Some(task) = waiting.and_then(|waiting| waiting.remove(number)) {
+                    task.wanted.store(false, Ordering::Relaxed);
                 }
             }
         }
@@ -220,6 +240,10 @@ impl Prefetch {
                         Sent {
                             operand,
                             device,
+                            ahead: Ahead {
+                                sure: !self.foreseen.contains(&number),
+                                wanted: Arc::clone(&task.wanted),
+                            },
                             ns,
                         },
                     ));

@@ -10,6 +10,7 @@ mod seat;
 mod shared;
 mod threads;
 mod trace;
+mod unspawned;
 mod wait;
 mod worker;
 

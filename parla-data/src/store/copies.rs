@@ -10,6 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use super::Store;
 use crate::array::Shared;
 use crate::directory::{Fetch, InstanceId};
+use crate::history::DataEvent;
 use crate::instance::{Outstanding, State};
 use crate::op::Op;
 use crate::{Array, DataError};
@@ -18,6 +19,21 @@ impl Store {
     /// Enqueues what has to be copied so that `to` has the newest bytes of `region`. The new work is appended to `ops`, also if it fails half-way: it has
     /// to be [watched](Op::watch) when the lock of the array is gone. Returns the number of bytes.
     pub(super) fn fetch(
+        &self,
+        array: &Arc<Shared>,
+        state: &mut State,
+        to: InstanceId,
+        region: &Region,
+        ops: &mut Vec<Arc<Op>>,
+    ) -> Result<u64, DataError> {
+        let fetched = self.fetch_known(array, state, to, region, ops);
+        if fetched.is_err() {
+            state.note(to, Some(region), DataEvent::Refused);
+        }
+        fetched
+    }
+
+    fn fetch_known(
         &self,
         array: &Arc<Shared>,
         state: &mut State,
@@ -131,6 +147,8 @@ impl Store {
             let mut live = Vec::new();
             if copied.is_ok() {
                 state.supersede(to, region);
+                let (from, source) = (fetch.from, fetch.memory);
+                state.note(to, Some(region), DataEvent::Copied { from, source });
                 state.directory.copied(region, to);
                 if self.keeps_versions() {
                     state.versions.copied(fetch.from, to, region);
@@ -164,6 +182,7 @@ impl Store {
             let id = extent.id;
             let device = self.machine.device(self.machine.owner(extent.memory));
             if let Some(failure) = device.failure() {
+                state.note(id, None, DataEvent::Lost);
                 state.directory.remove(id, &failure.to_string());
             } else {
                 i += 1;

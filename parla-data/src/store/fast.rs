@@ -84,6 +84,7 @@ impl Store {
             instance.stamp = self.tick();
         }
         let place = instance.place(region, self.machine.key(memory));
+        state.note(id, Some(region), operand.asked(false));
         state.claim(ticket, true);
         Some((id, place))
     }

@@ -7,9 +7,10 @@ use parla_core::lock::Mutex;
 use parla_core::{DeviceId, MachineModel, MemoryId, Region};
 
 use super::queue::After;
-use super::{ArrivedCallback, Store, check_writable};
+use super::{Ahead, ArrivedCallback, Store, check_writable};
 use crate::array::Shared;
 use crate::directory::InstanceId;
+use crate::history::DataEvent;
 use crate::instance::{Instance, State};
 use crate::op::Op;
 use crate::{Array, DataError, Operand};
@@ -31,6 +32,7 @@ impl Store {
         self: &Arc<Self>,
         operand: &Operand,
         device: DeviceId,
+        ahead: &Ahead,
         arrived: ArrivedCallback,
     ) -> u64 {
         let memory = self.model().memory_of(device);
@@ -38,6 +40,7 @@ impl Store {
         if !operand.fetches()
             || operand.region.is_empty()
             || memory == MachineModel::HOST && operand.array.is_host_only()
+            || !ahead.wanted.load(Ordering::Relaxed)
         {
             arrived();
             return 0;
@@ -49,7 +52,14 @@ impl Store {
             self.instance_for_prefetch(operand, device, &mut after)
                 .and_then(|id| {
                     let mut state = shared.state.lock();
-                    let bytes = self.fetch(shared, &mut state, id, &operand.region, &mut after.ops);
+                    // The task has this lock when it asks, after it has said so.
+                    let bytes = if ahead.wanted.load(Ordering::Relaxed) {
+                        let sure = ahead.sure;
+                        state.note(id, Some(&operand.region), DataEvent::Ahead { sure });
+                        self.fetch(shared, &mut state, id, &operand.region, &mut after.ops)
+                    } else {
+                        Ok(0)
+                    };
                     self.unpin(shared, &mut state, id);
                     bytes.ok()
                 })
@@ -102,6 +112,36 @@ impl Store {
         region: &Region,
         write: bool,
     ) -> Result<(), DataError> {
+        self.reach(array, region, write, true)
+    }
+
+    /// Blocks until the home of `region` can be overwritten, and counts it as the only valid copy: nothing is brought. Whoever cannot keep
+    /// the promise to replace all of it has to [spoil](Self::spoil) it.
+    ///
+    /// # Errors
+    /// [`DataError::ReadOnly`].
+    pub fn to_overwrite(self: &Arc<Self>, array: &Array, region: &Region) -> Result<(), DataError> {
+        self.reach(array, region, true, false)
+    }
+
+    /// From now on nobody knows the contents of `region`.
+    pub fn spoil(&self, array: &Array, region: &Region, because: &str) {
+        let shared = &array.0;
+        let mut state = shared.state.lock();
+        state.note(InstanceId::HOME, Some(region), DataEvent::Spoilt);
+        state.supersede(InstanceId::HOME, region);
+        state.directory.invalidated(region, because);
+        shared.update_host_only(&state);
+    }
+
+    /// `fetches`: its contents matter.
+    fn reach(
+        self: &Arc<Self>,
+        array: &Array,
+        region: &Region,
+        write: bool,
+        fetches: bool,
+    ) -> Result<(), DataError> {
         check_writable(array, write)?;
         if array.is_host_only() {
             return Ok(());
@@ -110,7 +150,12 @@ impl Store {
         let mut ops = Vec::new();
         let (fetched, waits) = {
             let mut state = shared.state.lock();
-            let fetched = if write {
+            let overwrites = !fetches;
+            let reached = DataEvent::Reached { overwrites };
+            state.note(InstanceId::HOME, Some(region), reached);
+            let fetched = if !fetches {
+                Ok(())
+            } else if write {
                 // What nobody knows may be overwritten.
                 self.purge_lost(&mut state);
                 let known = state.directory.known(region);
@@ -120,7 +165,9 @@ impl Store {
                     .map(|_| ())
             };
             let before = state.home().before(region, write);
-            let waits: Vec<_> = before.map(|o| (Arc::clone(&o.op), o.write)).collect();
+            let waits: Vec<_> = before
+                .map(|o| (Arc::clone(&o.op), o.write && fetches))
+                .collect();
             (fetched, waits)
         };
         watch(&ops);
@@ -164,6 +211,9 @@ impl Store {
         if memory == MachineModel::HOST {
             return Ok(());
         }
+        if let Some(diary) = &array.0.state.lock().diary {
+            diary.add_all_in(memory, DataEvent::Evicted);
+        }
         self.send_home(&array.0, |there| there == memory, false, None)
     }
 
@@ -172,6 +222,9 @@ impl Store {
     /// # Errors
     /// What a device says; the array is at home as far as that was possible, the rest is invalid.
     pub fn flush(self: &Arc<Self>, array: &Array) -> Result<(), DataError> {
+        if let Some(diary) = &array.0.state.lock().diary {
+            diary.add_whole(DataEvent::CalledHome);
+        }
         self.send_home(&array.0, |_| true, true, None)
     }
 
@@ -180,6 +233,9 @@ impl Store {
         let mut ops = Vec::new();
         let (poisoned, begun) = {
             let mut state = array.state.lock();
+            if let Some(diary) = &state.diary {
+                diary.add_whole(DataEvent::CalledHome);
+            }
             let poisoned = n_poisoned(&state);
             let away: Vec<Region> = state
                 .directory

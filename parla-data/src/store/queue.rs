@@ -13,7 +13,8 @@ use super::writers::leave_writers;
 use super::{Order, StagedCallback, Store};
 use crate::array::Shared;
 use crate::directory::InstanceId;
-use crate::instance::Instance;
+use crate::history::Diary;
+use crate::instance::{Instance, State};
 use crate::op::Op;
 use crate::store::staged::{Staged, without};
 use crate::{DataError, Operand};
@@ -397,10 +398,21 @@ impl Store {
         let used = memory.used.fetch_add(instance.bytes, Ordering::SeqCst) + instance.bytes;
         memory.peak.fetch_max(used, Ordering::Relaxed);
         state.instances.push(instance);
+        self.open_diary(shared, &mut state);
         shared.update_host_only(&state);
         drop(state);
         self.remember(shared);
         id
+    }
+
+    /// From now on what happens to an array is entered into the record of this store, if it keeps one.
+    fn open_diary(&self, array: &Shared, state: &mut State) {
+        let is_open = |diary: &Diary| diary.is_in(&self.history);
+        if self.keeps_versions() && !state.diary.as_ref().is_some_and(is_open) {
+            let history = Arc::clone(&self.history);
+            let diary = Diary::new(history, array.id.0, &array.name, &array.shape, array.item);
+            state.diary = Some(diary);
+        }
     }
 
     /// Starts the copies of a request whose instances are there, and pinned once per group. Returns what has to end before the body can start.
@@ -439,7 +451,9 @@ impl Store {
             let id = staged.instances[i];
             let mut state = operand.array.0.state.lock();
             let array = &operand.array.0;
-            if request.order.again {
+            let again = request.order.again;
+            state.note(id, Some(&operand.region), operand.asked(again));
+            if again {
                 self.purge_lost(&mut state);
                 let lost = state.directory.lost(&operand.region);
                 let boxes = without(&operand.region, lost.iter().map(|(region, _)| region));

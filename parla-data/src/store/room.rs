@@ -11,6 +11,7 @@ use super::{Rank, Store};
 use crate::DataError;
 use crate::array::Shared;
 use crate::directory::InstanceId;
+use crate::history::DataEvent;
 use crate::op::Op;
 
 /// What came of an instance that was to be given up.
@@ -132,6 +133,7 @@ impl Store {
         if state.must_stay(&sole) {
             return Ok(Outcome::Going(bytes));
         }
+        state.note(id, None, DataEvent::WrittenBack);
         let begun = ops.len();
         let fetches = sole
             .iter()

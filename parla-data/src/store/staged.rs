@@ -11,6 +11,7 @@ use super::writers::{Ticket, leave_writers};
 use super::{Ended, Store};
 use crate::array::Shared;
 use crate::directory::InstanceId;
+use crate::history::DataEvent;
 use crate::instance::{Instance, Outstanding, State};
 use crate::op::Op;
 use crate::{DataError, Operand};
@@ -338,6 +339,7 @@ fn leave(
         Ended::NotBegun => return,
         Ended::Badly(because) => {
             if writes {
+                state.note(id, Some(region), DataEvent::Spoilt);
                 state.supersede(id, region);
                 state.directory.invalidated(region, because);
             }

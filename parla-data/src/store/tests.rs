@@ -407,14 +407,32 @@ fn a_copy_made_while_a_body_writes_counts_for_nothing() {
     let mut staged = bench.staged(&[whole(Access::InOut)], &[gpu(0)]);
     staged.begin();
     assert_eq!(
-        bench
-            .store
-            .prefetch(&whole(Access::Input), gpu(1), Box::new(|| ())),
+        bench.store.prefetch(
+            &whole(Access::Input),
+            gpu(1),
+            &Ahead::surely(),
+            Box::new(|| ())
+        ),
         16
     );
     fill(&staged.places()[0], &[4], 7);
     staged.end(Ended::Well(Vec::new()));
     assert_eq!(bench.run(&[whole(Access::Input)], gpu(1), 0), [[7; 4]]);
+    bench.check_empty();
+}
+
+#[test]
+fn what_is_sent_ahead_too_late_is_not_copied() {
+    let bench = Bench::new(&[1000, 1000]);
+    let a = array(&[4]);
+    let whole = operand(&a, line(0, 4), Access::Input);
+    let ahead = Ahead::surely();
+    ahead.wanted.store(false, Ordering::Relaxed);
+    let (sent, received) = mpsc::channel();
+    let arrived = Box::new(move || sent.send(()).unwrap());
+    assert_eq!(bench.store.prefetch(&whole, gpu(0), &ahead, arrived), 0);
+    assert_eq!(received.try_recv(), Ok(()));
+    assert_eq!(bench.bytes_into(MemoryId(1)), 0);
     bench.check_empty();
 }
 
@@ -428,7 +446,9 @@ fn who_sends_data_ahead_hears_when_it_is_there() {
     let prefetch = |a: &Array, name| {
         let sent = sent.clone();
         let arrived = Box::new(move || sent.send(name).unwrap());
-        bench.store.prefetch(&whole(a), gpu(0), arrived)
+        bench
+            .store
+            .prefetch(&whole(a), gpu(0), &Ahead::surely(), arrived)
     };
     assert_eq!(prefetch(&a, "copied"), 16);
     assert!(received.try_recv().is_err(), "it is under way");

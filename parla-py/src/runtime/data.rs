@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use parla_core::{Access, Region, TraceUse};
-use parla_data::{DataError, Store};
+use parla_data::{DataError, DataEvent, Store};
 use parla_device::Machine;
 use parla_sched::{Placement, policy};
 use pyo3::exceptions::PyValueError;
@@ -146,31 +146,79 @@ pub(super) fn add_device_stats(
     dict.set_item("memories", memories)
 }
 
+/// What happened to the copies of arrays, for those who check that no more was moved than had to be.
+pub(super) fn history<'py>(
+    py: Python<'py>,
+    store: Option<&Arc<Store>>,
+) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    let Some(store) = store else {
+        return Ok(list);
+    };
+    let memories = &store.machine().model().memories;
+    for one in py.detach(|| store.history()) {
+        let dict = PyDict::new(py);
+        dict.set_item("event", one.event.name())?;
+        dict.set_item("array", one.array)?;
+        dict.set_item("name", &*one.name)?;
+        dict.set_item("shape", PyTuple::new(py, &one.shape)?)?;
+        dict.set_item("item", one.item)?;
+        dict.set_item("instance", one.instance.0)?;
+        dict.set_item("memory", &memories[one.memory.0 as usize].name)?;
+        dict.set_item("region", ranges(py, &one.region)?)?;
+        match one.event {
+            DataEvent::Asked {
+                access,
+                exact,
+                again,
+            } => {
+                dict.set_item("access", access_name(access))?;
+                dict.set_item("exact", exact)?;
+                dict.set_item("again", again)?;
+            }
+            DataEvent::Ahead { sure } => dict.set_item("sure", sure)?,
+            DataEvent::Reached { overwrites } => dict.set_item("overwrites", overwrites)?,
+            DataEvent::Copied { from, source } => {
+                dict.set_item("from", from.0)?;
+                dict.set_item("source", &memories[source.0 as usize].name)?;
+            }
+            _ => {}
+        }
+        list.append(dict)?;
+    }
+    Ok(list)
+}
+
+/// A box as one (start, stop) per dimension.
+fn ranges<'py>(py: Python<'py>, region: &Region) -> PyResult<Bound<'py, PyTuple>> {
+    let ranges = region.ranges().map(|range| (range.start, range.end));
+    PyTuple::new(py, ranges.collect::<Vec<_>>())
+}
+
+fn access_name(access: Access) -> &'static str {
+    match access {
+        Access::Input => "input",
+        Access::Output => "output",
+        Access::InOut => "inout",
+    }
+}
+
 /// What a body did with an operand, for a trace.
 pub(super) fn describe_use<'py>(
     py: Python<'py>,
     one: &TraceUse,
     machine: Option<&Arc<Machine>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let ranges = |region: &Region| {
-        let ranges = region.ranges().map(|range| (range.start, range.end));
-        PyTuple::new(py, ranges.collect::<Vec<_>>())
-    };
     let memories = machine.map(|machine| &machine.model().memories);
     let memory = memories.and_then(|memories| memories.get(one.memory.0 as usize));
-    let access = match one.access {
-        Access::Input => "input",
-        Access::Output => "output",
-        Access::InOut => "inout",
-    };
     let reads = (one.finds.iter())
-        .map(|(region, version)| Ok((ranges(region)?, *version)))
+        .map(|(region, version)| Ok((ranges(py, region)?, *version)))
         .collect::<PyResult<Vec<_>>>()?;
     let dict = PyDict::new(py);
     dict.set_item("array", one.array)?;
     dict.set_item("name", &one.name)?;
-    dict.set_item("region", ranges(&one.region)?)?;
-    dict.set_item("access", access)?;
+    dict.set_item("region", ranges(py, &one.region)?)?;
+    dict.set_item("access", access_name(one.access))?;
     dict.set_item("exact", one.exact)?;
     dict.set_item("memory", memory.map_or("host", |memory| &memory.name))?;
     dict.set_item("reads", reads)?;

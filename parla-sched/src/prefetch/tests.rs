@@ -106,6 +106,32 @@ fn few_large_inputs_are_under_way_to_a_device_at_once() {
 }
 
 #[test]
+fn nothing_is_sent_for_a_task_that_was_spawned_early_and_what_it_writes_counts() {
+    let [a, b] = [array(4), array(4)];
+    let mut prefetch = Prefetch::default();
+    let operands = vec![uses(&a, Access::Input), uses(&b, Access::InOut)];
+    prefetch.spawned_early(id(1), &placing(&[1], operands));
+    assert!(!prefetch.has_any());
+    prefetch.spawned(id(2), &placing(&[2], vec![uses(&b, Access::Input)]));
+    assert!(!prefetch.has_any());
+    prefetch.ended(id(1));
+    let arrays = [a, b];
+    assert_eq!(taken(prefetch.take(nowhere, at_once), &arrays), [(1, 2)]);
+}
+
+#[test]
+fn what_is_sent_is_wanted_until_the_task_is_ready() {
+    let a = array(4);
+    let mut prefetch = Prefetch::default();
+    prefetch.spawned(id(1), &placing(&[1], vec![uses(&a, Access::Input)]));
+    let sent = prefetch.take(nowhere, at_once);
+    let wanted = || sent[0].ahead.wanted.load(Ordering::Relaxed);
+    assert!(wanted() && sent[0].ahead.sure);
+    prefetch.ready(id(1));
+    assert!(!wanted());
+}
+
+#[test]
 fn inputs_of_all_devices_travel_in_the_order_of_the_tasks_that_need_them() {
     let arrays: Vec<_> = (0..8).map(|_| array(4)).collect();
     let mut prefetch = Prefetch::default();

@@ -31,6 +31,7 @@ use smallvec::SmallVec;
 
 use super::config::{DeviceStats, Placement, PlacingError};
 use super::shared::Shared;
+use super::unspawned::Unspawned;
 use super::{Executor, SpawnError};
 use crate::mapper::{Mapper, Placed, PolicyFault, World};
 use crate::prefetch::{Prefetch, Sent};
@@ -49,6 +50,7 @@ pub(super) struct Places {
     counts: Box<[Counts]>,
     /// Something has changed since somebody last looked which inputs can travel early.
     inputs_due: AtomicBool,
+    pub(super) unspawned: Unspawned,
 }
 
 /// By device.
@@ -62,7 +64,7 @@ struct Counts {
 
 /// What the mapper is to hear.
 enum News {
-    Spawned(TaskId, Arc<Placing>, i32),
+    Spawned(TaskId, Arc<Placing>, i32, bool),
     Ready(TaskId),
     Staged(TaskId),
     Returned(TaskId),
@@ -138,14 +140,15 @@ impl Places {
             }),
             store: placement.store,
             flights: Mutex::default(),
+            unspawned: Unspawned::default(),
             inputs_due: AtomicBool::new(false),
         }
     }
 
-    /// A task was spawned; called before anybody can see it, under its slot's lock.
-    pub(super) fn spawned(&self, id: TaskId, placing: &Arc<Placing>, priority: i32) {
-        self.desk
-            .post(News::Spawned(id, Arc::clone(placing), priority));
+    /// A task was spawned; called before anybody can see it, under its slot's lock. `early`: before one that it may depend on.
+    pub(super) fn spawned(&self, id: TaskId, placing: &Arc<Placing>, priority: i32, early: bool) {
+        let placing = Arc::clone(placing);
+        self.desk.post(News::Spawned(id, placing, priority, early));
     }
 
     /// How long its devices were busy with a task: not while what came before it on them was going on.
@@ -228,8 +231,12 @@ impl Places {
         let world = Outlook(self);
         for one in news {
             match one {
-                News::Spawned(id, placing, priority) => {
-                    prefetch.spawned(id, &placing);
+                News::Spawned(id, placing, priority, early) => {
+                    if early {
+                        prefetch.spawned_early(id, &placing);
+                    } else {
+                        prefetch.spawned(id, &placing);
+                    }
                     mapper.spawned(id, placing, priority);
                 }
                 News::Ready(id) => {
@@ -418,7 +425,7 @@ impl<E: Executor> Shared<E> {
             }
         };
         let store = &self.places().store;
-        store.prefetch(&sent.operand, device, Box::new(arrived));
+        store.prefetch(&sent.operand, device, &sent.ahead, Box::new(arrived));
         sending.store(false, Ordering::Relaxed);
     }
 }

@@ -157,6 +157,7 @@ impl<E: Executor> Shared<E> {
                 body,
                 task.attrs,
             );
+            self.is_spawned(task.declared);
             if matches!(spawned, Spawned::Taken) {
                 unbump(&self.foreign_counts.spawned);
             }
@@ -189,6 +190,11 @@ impl<E: Executor> Shared<E> {
         parent: Option<TaskId>,
         body: impl FnOnce(TaskId) -> E::Body + 'a,
     ) -> impl FnOnce(TaskId) -> E::Body + 'a {
+        let places = self.places.as_ref();
+        let early = places.is_some_and(|places| {
+            let unspawned = &places.unspawned;
+            unspawned.is_any(&self.graph, task.dependencies)
+        });
         move |id| {
             if let Some(trace) = &self.trace {
                 trace.spawned(id, parent, task.dependencies, task.attrs.claim);
@@ -202,9 +208,17 @@ impl<E: Executor> Shared<E> {
                 }
             });
             if let (Some(places), Some(placing)) = (&self.places, &task.placing) {
-                places.spawned(id, placing, task.attrs.priority);
+                places.spawned(id, placing, task.attrs.priority, early);
             }
             body
+        }
+    }
+
+    /// A task was spawned.
+    #[inline]
+    pub(super) fn is_spawned(&self, declared: Option<TaskId>) {
+        if let Some(places) = &self.places {
+            places.unspawned.spawned(declared);
         }
     }
 

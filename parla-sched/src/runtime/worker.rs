@@ -102,13 +102,15 @@ impl<'a, E: Executor> Cx<'a, E> {
         let counts = &shared.seats[usize::from(seat.index)].counts;
         bump(&counts.spawned, 1);
         let body = shared.traced(&task, self.running.get(), body);
-        match shared.graph.spawn(
+        let spawned = shared.graph.spawn(
             &mut seat.cache,
             task.declared,
             task.dependencies,
             body,
             task.attrs,
-        ) {
+        );
+        shared.is_spawned(task.declared);
+        match spawned {
             Spawned::Ready(ready) => {
                 shared.record(ready.id, TraceEvent::Ready, Some(seat.index));
                 if !shared.queue_specially(ready) {

@@ -51,9 +51,12 @@ fn a_copy_that_fails_spoils_nothing_that_was_written_after_it() {
     let a = array(&[4]);
     let whole = |access| operand(&a, line(0, 4), access);
     assert_eq!(
-        bench
-            .store
-            .prefetch(&whole(Access::Input), gpu(0), Box::new(|| ())),
+        bench.store.prefetch(
+            &whole(Access::Input),
+            gpu(0),
+            &Ahead::surely(),
+            Box::new(|| ())
+        ),
         16
     );
     let mut staged = bench.staged(&[whole(Access::Output)], &[gpu(0)]);
@@ -80,7 +83,12 @@ fn memory_of_an_array_that_is_gone_is_given_back_when_its_copies_have_ended() {
     let a = array(&[4]);
     let used = || bench.store.stats().memories[1].used;
     let wanted = operand(&a, line(0, 4), Access::Input);
-    assert_eq!(bench.store.prefetch(&wanted, gpu(0), Box::new(|| ())), 16);
+    assert_eq!(
+        bench
+            .store
+            .prefetch(&wanted, gpu(0), &Ahead::surely(), Box::new(|| ())),
+        16
+    );
     drop((a, wanted));
     assert_eq!((used(), bench.gpus.0[0].memory_used()), (16, 16));
     bench.world.run_all();
@@ -94,9 +102,12 @@ fn nothing_is_copied_to_what_a_staged_task_overwrites() {
     let a = array(&[4]);
     let whole = |access| operand(&a, line(0, 4), access);
     let mut staged = bench.staged(&[whole(Access::Output)], &[gpu(0)]);
-    let prefetched = bench
-        .store
-        .prefetch(&whole(Access::Input), gpu(0), Box::new(|| ()));
+    let prefetched = bench.store.prefetch(
+        &whole(Access::Input),
+        gpu(0),
+        &Ahead::surely(),
+        Box::new(|| ()),
+    );
     assert_eq!(prefetched, 0);
     staged.begin();
     fill(&staged.places()[0], &[4], 7);

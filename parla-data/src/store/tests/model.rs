@@ -401,7 +401,9 @@ impl Model {
         let array = self.arrays[self.dice.roll(N_ARRAYS)].clone();
         let wanted = operand(&array, self.dice.region(), Access::Input);
         let device = self.device();
-        self.bench.store.prefetch(&wanted, device, Box::new(|| ()));
+        self.bench
+            .store
+            .prefetch(&wanted, device, &Ahead::surely(), Box::new(|| ()));
     }
 
     pub(super) fn evict(&mut self) {

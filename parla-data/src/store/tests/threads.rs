@@ -49,12 +49,12 @@ fn play(store: &Arc<Store>, shared: &[Array], seed: u64, n_steps: u32) -> usize 
         let theirs = operand(theirs, line(half, half + N / 2), Access::Input);
         match dice.roll(8) {
             0 => {
-                store.prefetch(&theirs, device, Box::new(|| ()));
+                store.prefetch(&theirs, device, &Ahead::surely(), Box::new(|| ()));
                 continue;
             }
             // An array goes, perhaps with copies of it under way.
             1 => {
-                store.prefetch(&mine, device, Box::new(|| ()));
+                store.prefetch(&mine, device, &Ahead::surely(), Box::new(|| ()));
                 own[at] = (array(&[N]), None);
                 continue;
             }
