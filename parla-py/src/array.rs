@@ -312,6 +312,38 @@ impl Array {
         }
     }
 
+    /// Outside of tasks: replaces a box of it by what `fill` writes into the NumPy array. Nothing is brought there for that.
+    ///
+    /// Args:
+    ///     fill: called without arguments. No Python code of the caller's runs between the moment at which the old contents count as gone and this call,
+    ///         so that no signal handler can come between. If it raises, nobody knows the box's contents any more.
+    ///
+    /// Returns:
+    ///     False: nothing was done; the box is in place anyway, or used by a task.
+    fn replace(
+        &self,
+        py: Python<'_>,
+        region: &Bound<'_, PyAny>,
+        fill: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let region = self.region(region)?;
+        let in_place = region.is_empty() || self.data.is_host_only();
+        if in_place || assignment::current(py).is_some() {
+            return Ok(false);
+        }
+        self.check_undeclared(py, &region)?;
+        with_store(py, |store| store.to_overwrite(&self.data, &region))?;
+        if let Err(error) = fill.call0() {
+            with_store(py, |store| {
+                let because = "the assignment that was to replace it failed";
+                store.spoil(&self.data, &region, because);
+                Ok(())
+            })?;
+            return Err(error);
+        }
+        Ok(true)
+    }
+
     /// Whether the calling code may write a box of it: not in a task that has it as an input only, or does not name what it has to name, nor if the
     /// NumPy array is read-only.
     fn may_write(&self, py: Python<'_>, region: &Bound<'_, PyAny>) -> PyResult<bool> {

@@ -140,6 +140,9 @@ def everything_is_given_back(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture(autouse=True)
 def no_byte_moves_that_need_not(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """When a runtime has ended, just as many bytes have moved as the oracle says had to, but where the test is marked so."""
+    if request.node.get_closest_marker("moves_more"):
+        yield
+        return
     wasted = watch(monkeypatch.setattr)
     yield
     assert not wasted, "\n".join(wasted)

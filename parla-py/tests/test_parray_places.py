@@ -48,6 +48,52 @@ def test_reading_outside_tasks_keeps_copies_and_writing_ends_them(two_gpus):
     assert a[:3].tolist() == [101, 201, 5]
 
 
+def test_what_is_replaced_outside_tasks_is_not_brought_home_for_that(two_gpus):
+    a = numbers(100)
+    p = asarray(a)
+
+    def add():
+        p.array[...] += 1
+
+    def into_host(rt):
+        return sum(n for source, n in memories(rt)["host"]["bytes_from"].items() if source != "host")
+
+    with Parla() as rt:
+        run_on(gpu(0), add, inout=[p])
+        p[:40] = 7
+        p[40:70] = numpy.arange(30)
+        p[98:68:-1] = numpy.float32(2)
+        p[99] = 3.5
+        assert into_host(rt) == 0
+        run_on(gpu(0), add, inout=[p])
+        p.array = numbers(100)
+        p.update(numbers(100))
+        assert into_host(rt) == 0
+        # What may go wrong half-way, or reads what it replaces, needs what was there.
+        run_on(gpu(0), add, inout=[p])
+        for wrong in ("text", numpy.zeros(7), 1j, object()):
+            with pytest.raises((TypeError, ValueError)):
+                p[:10] = wrong
+        assert p[:10].tolist() == (numbers(100)[:10] + 1).tolist()
+        run_on(gpu(0), add, inout=[p])
+        p[10:20] = p[19:9:-1]
+        assert p[10] == numbers(100)[19] + 2
+    assert a[:10].tolist() == (numbers(100)[:10] + 2).tolist()
+
+
+def test_a_replacement_that_fails_after_all_leaves_nothing_that_can_be_read(two_gpus):
+    p = asarray(numbers(10))
+    with Parla():
+        run_on(gpu(0), lambda: p.array.fill(1), inout=[p])
+        with pytest.raises(ZeroDivisionError):
+            p._root.native.replace(((0, 4),), lambda: 1 // 0)
+        with pytest.raises(ParlaError, match="the assignment that was to replace it failed"):
+            p[3].sum()
+        assert p[4:].sum() == 6
+        p[:4] = 2
+    assert p.sum() == 14
+
+
 def test_evict(two_gpus):
     a = numbers(100)
     p = asarray(a)

@@ -107,6 +107,7 @@ def check_elements(program, arrays, wanted, doubtful):
                 assert doubts[index] or value == right[index], f"{p.name}{index}"
 
 
+@pytest.mark.moves_more("little memory, evictions in between, waits: what was copied ahead is given up again, and copies home are begun that prove needless")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.timeout(0 if CHOSEN else 60)
 @pytest.mark.usefixtures("works_afterwards")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from typing import Any
@@ -50,26 +51,81 @@ def reach(
         return numpy.zeros(shape, root.dtype)
     got, writable = _ask(root, box, access)
     if got is None:
-        host = root.host
-        if axes is None:
-            here = host if shape == host.shape else host[tuple(slice(start, stop) for start, stop in box)]
-            return here if writable or not here.flags.writeable else _read_only(here)
-        address, strides, device, keep = host.__array_interface__["data"][0], host.strides, None, host
-        origin: tuple[int, ...] = (0,) * len(strides)
-    else:
-        device, address, strides, keep = got
-        origin = tuple(start for start, _ in box)
-    if axes is None:
-        view_strides = tuple(strides)
-    else:
-        for (start, _, _), first, stride in zip(axes, origin, strides):
-            address += (start - first) * stride
-        view_strides = tuple(0 if axis < 0 else strides[axis] * axes[axis][1] for axis in shown)
+        return _at_home(root, box, axes, shown, shape, writable)
+    device, address, strides, keep = got
+    address, view_strides = _view(address, strides, tuple(start for start, _ in box), axes, shown)
     if device is not None and not devices()[device]["host_access"]:
         from parla import device_array
 
         return device_array.over(device, address, shape, root.dtype, view_strides, keep, writable)
     return over_host(address, shape, root.dtype, view_strides, keep, writable)
+
+
+def replace(
+    root: Any,
+    box: tuple[tuple[int, int], ...],
+    axes: tuple[tuple[int, int, int], ...] | None,
+    shown: tuple[int, ...],
+    shape: tuple[int, ...],
+    value: Any,
+) -> bool:
+    """Assign a value to a view that is all of its box, outside of tasks, without bringing home what is replaced.
+
+    Only if nothing can go wrong once the old contents count as gone.
+
+    Returns:
+        False: nothing was done.
+    """
+    if root.native.is_host_only or not root.writable or 0 in shape or root.dtype.kind not in "biufc":
+        return False
+    import numpy
+
+    if isinstance(value, bool | int | float | complex):
+        value, number = numpy.empty((), root.dtype), value
+        value[()] = number
+    elif not isinstance(value, numpy.ndarray | numpy.generic) or not numpy.can_cast(value.dtype, root.dtype, "safe"):
+        return False
+    try:
+        value = numpy.broadcast_to(value, shape)
+    except ValueError:
+        return False  # whoever assigns it says why
+    if numpy.may_share_memory(value, root.host):
+        return False
+    fill = functools.partial(numpy.copyto, _at_home(root, box, axes, shown, shape, True), value)
+    return root.native.replace(box, fill)
+
+
+def _at_home(
+    root: Any,
+    box: tuple[tuple[int, int], ...],
+    axes: tuple[tuple[int, int, int], ...] | None,
+    shown: tuple[int, ...],
+    shape: tuple[int, ...],
+    writable: bool,
+) -> Any:
+    """The view in the user's own buffer."""
+    host = root.host
+    if axes is None:
+        here = host if shape == host.shape else host[tuple(slice(start, stop) for start, stop in box)]
+        return here if writable or not here.flags.writeable else _read_only(here)
+    first = host.__array_interface__["data"][0]
+    address, strides = _view(first, host.strides, (0,) * host.ndim, axes, shown)
+    return over_host(address, shape, root.dtype, strides, host, writable)
+
+
+def _view(
+    address: int,
+    strides: tuple[int, ...],
+    origin: tuple[int, ...],
+    axes: tuple[tuple[int, int, int], ...] | None,
+    shown: tuple[int, ...],
+) -> tuple[int, tuple[int, ...]]:
+    """Address and strides of a view where the element `origin` is at an address."""
+    if axes is None:
+        return address, tuple(strides)
+    for (start, _, _), first, stride in zip(axes, origin, strides):
+        address += (start - first) * stride
+    return address, tuple(0 if axis < 0 else strides[axis] * axes[axis][1] for axis in shown)
 
 
 def over_host(

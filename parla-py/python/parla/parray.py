@@ -212,6 +212,11 @@ class PArray(NumPyLike):
         shown = () if self._axes is None else self._shown
         return _reach.reach(self._root, self._operand[1], self._axes, shown, self._base, access)
 
+    def _replace(self, value: Any) -> bool:
+        """Whether the value has been assigned to all of the view at once; see `_reach.replace`."""
+        shown = () if self._axes is None else self._shown
+        return self._operand[2] and _reach.replace(self._root, self._operand[1], self._axes, shown, self._base, value)
+
     def _read(self) -> Any:
         """The local contents, for reading."""
         local = self._reach("read")
@@ -257,6 +262,8 @@ class PArray(NumPyLike):
     @array.setter
     def array(self, value: Any) -> None:
         """The same as ``p[...] = value``, so that ``p.array += 1`` means what it says."""
+        if self._picked is None and self._replace(value):
+            return
         is_view = self._picked is None or _is_field(self._picked)
         if not is_view or not _reach.is_view_of(value, self._writable()):
             self[...] = value
@@ -267,13 +274,12 @@ class PArray(NumPyLike):
         target = self if key is Ellipsis else self[key]
         if not isinstance(target, PArray):
             raise TypeError("only one selection by lists, arrays or masks can be assigned to, not one of another")
-        local = target._reach("write")
-        if target._picked is None:
-            local, picked = local, Ellipsis
-        else:
-            picked = target._picked
+        picked = Ellipsis if target._picked is None else target._picked
         if isinstance(value, PArray):
             value = value._read()
+        if target._picked is None and target._replace(value):
+            return
+        local = target._reach("write")
         arrays.assign(local, picked, value)
 
     def update(self, array: Any) -> None:

@@ -112,7 +112,7 @@ impl PyExecutor {
                 }
             }
             if operand.access.writes() {
-                store.to_host(array, region, true)?;
+                store.to_overwrite(array, region)?;
             }
             Ok(())
         };
