@@ -199,6 +199,7 @@ impl Store {
         let there = there.filter(|e| e.memory == memory).map(|e| e.id);
         let there: SmallVec<[_; 4]> = there.collect();
         for id in there {
+            state.note(id, Some(region), DataEvent::Failed);
             state.directory.forget(region, id, because);
         }
         shared.update_host_only(&state);

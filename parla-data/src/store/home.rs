@@ -211,10 +211,8 @@ impl Store {
         if memory == MachineModel::HOST {
             return Ok(());
         }
-        if let Some(diary) = &array.0.state.lock().diary {
-            diary.add_all_in(memory, DataEvent::Evicted);
-        }
-        self.send_home(&array.0, |there| there == memory, false, None)
+        let event = Some((memory, DataEvent::Evicted));
+        self.send_home(&array.0, |there| there == memory, false, None, event)
     }
 
     /// Blocks until an array is at home and nowhere else, except for copies that a task uses at this moment.
@@ -222,10 +220,8 @@ impl Store {
     /// # Errors
     /// What a device says; the array is at home as far as that was possible, the rest is invalid.
     pub fn flush(self: &Arc<Self>, array: &Array) -> Result<(), DataError> {
-        if let Some(diary) = &array.0.state.lock().diary {
-            diary.add_whole(DataEvent::CalledHome);
-        }
-        self.send_home(&array.0, |_| true, true, None)
+        let event = Some((MachineModel::HOST, DataEvent::CalledHome));
+        self.send_home(&array.0, |_| true, true, None, event)
     }
 
     /// Begins to bring home what is newest elsewhere. Whoever waits for it begins what could not be begun here, and learns why.
@@ -265,6 +261,7 @@ impl Store {
         concerned: impl Fn(MemoryId) -> bool,
         at_any_rate: bool,
         begun: Option<Homecoming>,
+        event: Option<(MemoryId, DataEvent)>,
     ) -> Result<(), DataError> {
         if array.host_only.load(Ordering::Acquire) {
             return Ok(());
@@ -272,6 +269,9 @@ impl Store {
         let mut ops = Vec::new();
         let (poisoned, error, fetched, waits) = {
             let mut state = array.state.lock();
+            if let (Some(diary), Some((memory, event))) = (&state.diary, event) {
+                diary.add_all_in(memory, event);
+            }
             let begun = begun.unwrap_or_else(|| Homecoming {
                 poisoned: n_poisoned(&state),
                 ops: Vec::new(),
@@ -376,7 +376,7 @@ impl Store {
         // All begin to travel before the first is waited for: the links of several devices are busy at the same time.
         let begun: Vec<_> = arrays.iter().map(|array| self.start_home(array)).collect();
         for (array, begun) in arrays.iter().zip(begun) {
-            let sent = self.send_home(array, |_| true, true, Some(begun));
+            let sent = self.send_home(array, |_| true, true, Some(begun), None);
             errors.extend(sent.err());
         }
         drop(arrays);
