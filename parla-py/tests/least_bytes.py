@@ -97,6 +97,8 @@ class _Array:
         """By instance: what was copied there and nobody has needed yet."""
         self._excused: dict[int, Any] = {}
         """By instance: what of that may turn out not to be needed."""
+        self._evicted: set[str] = set()
+        """Memories that the program has evicted it from, which may still be going on."""
         self._guess: int | None = None
         """Where copies go that are made on a guess."""
         self._excess: Counter[str] = Counter()
@@ -134,6 +136,8 @@ class _Array:
                 for those in (self._needed, self._there, self._ahead):
                     those[at] = self._of(those, at) & ~box
             case "given up":
+                if memory in self._evicted:  # what was copied ahead may have to come again
+                    self._excused[at] = ~self._none
                 self._doubt(at, self._of(self._ahead, at), "not needed before the copy was given up")
                 others = self._anywhere(but=at)
                 self._need(HOME, self._of(self._needed, at) & ~others)
@@ -144,8 +148,7 @@ class _Array:
                 for other in self._needed.keys() - there:
                     elsewhere |= self._needed[other]
                 self._need(HOME, ~elsewhere)
-                for other in there:  # what was copied ahead may have to come again
-                    self._excused[other] = ~self._none
+                self._evicted.add(memory)
             case "written back":
                 self._need(HOME, self._of(self._needed, at) & ~self._anywhere(but=at))
             case "lost":

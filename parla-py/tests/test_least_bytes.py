@@ -90,6 +90,8 @@ def test_guesses_and_failures_are_excused():
     assert waste(one("ahead", 1, sure=True), copied(1, 0), written(0), cancelled=1) == []
     assert waste(one("ahead", 1, sure=False), copied(1, 0), asked(2), copied(2, 0), copied(2, 0)) != []
     assert waste(asked(1), copied(1, 0), one("failed", 1), asked(1), copied(1, 0)) == []
+    evicted = one("evicted", 0) | {"memory": "gpu:0"}
+    assert waste(one("ahead", 1, sure=True), copied(1, 0), evicted, one("given up", 1), asked(2), copied(2, 0)) == []
 
 
 def test_every_copy_that_is_counted_is_in_the_record():

@@ -139,6 +139,7 @@ def run_program(seed, n=48):
 DEVICES_FAIL = False
 
 
+@pytest.mark.moves_more("bodies and devices fail while the program reads and evicts beside them: what was copied for whom is a matter of chance")
 @pytest.mark.parametrize("machine", MACHINES)
 def test_what_can_be_read_is_right(machine, monkeypatch):
     monkeypatch.setitem(globals(), "DEVICES_FAIL", "PARLA_SIM_FAULTS" in MACHINES[machine])

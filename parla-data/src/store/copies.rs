@@ -57,6 +57,13 @@ impl Store {
         };
         let fetches = state.directory.fetches(region, to, cost);
         let mut fetches = fetches.map_err(|p| invalid(&p.region, &p.because))?;
+        let is_claimed = |claimed: &Region| {
+            let mut fetched = fetches.iter();
+            fetched.any(|fetch| fetch.region.intersection(claimed).is_some())
+        };
+        if state.claimed(memory).any(is_claimed) {
+            state.note(to, Some(region), DataEvent::Refused);
+        }
         for claimed in state.claimed(memory) {
             let around = |fetch: Fetch| {
                 let rest = fetch.region.difference(claimed).into_iter();
