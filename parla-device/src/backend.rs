@@ -190,7 +190,7 @@ pub type Callback = Box<dyn FnOnce(Result<(), DeviceError>) + Send>;
 
 /// A point in a stream. The module documentation has the contract.
 pub trait Event: Send + Sync + Debug {
-    /// Whether everything before it is done.
+    /// Whether everything before it is done. If so, copies before it hold no memory any more, and so after the other two ways to learn that.
     ///
     /// # Errors
     /// What went wrong on the device meanwhile.

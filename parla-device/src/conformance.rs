@@ -207,7 +207,8 @@ macro_rules! conformance {
     ($subject:path, $around:path) => {
         $crate::conformance!(@ $subject, $around:
             memory: devices_are_what_they_say, blocks_are_aligned_and_accounted,
-                too_much_is_refused_with_numbers, blocks_in_use_by_a_copy_may_be_dropped;
+                too_much_is_refused_with_numbers, blocks_in_use_by_a_copy_may_be_dropped,
+                who_hears_of_the_end_of_a_copy_may_have_its_memory;
             streams: first_in_first_out, streams_overlap, nothing_blocks_the_caller,
                 streams_are_pooled, a_dropped_stream_finishes, idle_means_nothing_is_outstanding;
             events: an_event_is_done_when_what_is_before_it_is, callbacks_are_called_once_and_elsewhere,

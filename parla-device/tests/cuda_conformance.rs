@@ -54,9 +54,11 @@ fn fails(test: &str, fake: &[(&str, &str)]) -> bool {
     !status.success()
 }
 
-/// With a driver that leaves one wait out, the promise about waits is seen to be broken.
+/// With a driver that leaves one wait out, the promise about waits is seen to be broken. On a busy machine what should have waited may come late enough
+/// by chance.
 #[test]
 fn one_wait_less_is_noticed() {
+    let fails = |test: &str, fake: &[(&str, &str)]| (0..5).any(|_| fails(test, fake));
     for left_out in ["1", "4", "17"] {
         let fake = [("DEVICES", "3"), ("SKIP_WAIT", left_out)];
         assert!(fails("streams_wait_for_streams", &fake));

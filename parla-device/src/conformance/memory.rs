@@ -1,8 +1,12 @@
 //! Devices and their memory.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
 
-use super::{Gate, Subject, all_of, copy_of_bytes, download, finish, good, host_block, upload};
+use super::{
+    Gate, PATIENCE, Subject, all_of, copy_of_bytes, download, finish, good, host_block, upload,
+};
 use crate::backend::Device;
 use crate::error::DeviceError;
 
@@ -97,4 +101,32 @@ pub fn blocks_in_use_by_a_copy_may_be_dropped(subject: &Subject) {
     assert_eq!(super::contents(&target), (0..=255).collect::<Vec<u8>>());
     drop(others);
     assert_eq!(device.memory_used(), 0);
+}
+
+/// Whoever learns that an event is done, in whichever way, finds the memory given back that copies before it held.
+pub fn who_hears_of_the_end_of_a_copy_may_have_its_memory(subject: &Subject) {
+    let device = subject.device();
+    let key = subject.key(&*device);
+    let stream = good(device.stream());
+    let target = host_block(vec![0; 256]);
+    let copied = || {
+        let source = good(device.allocate(256));
+        good(stream.copy(copy_of_bytes(all_of(&source, key), all_of(&target, None))));
+        good(stream.record())
+    };
+    for _ in 0..100 {
+        good(copied().synchronize());
+        assert_eq!(device.memory_used(), 0, "after a wait");
+        let event = copied();
+        while !good(event.is_done()) {
+            std::hint::spin_loop();
+        }
+        assert_eq!(device.memory_used(), 0, "after a look");
+        let (sender, receiver) = channel();
+        let asked = Arc::clone(&device);
+        copied().on_done(Box::new(move |_| {
+            let _ = sender.send(asked.memory_used());
+        }));
+        assert_eq!(receiver.recv_timeout(PATIENCE), Ok(0), "in a callback");
+    }
 }

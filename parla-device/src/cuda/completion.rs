@@ -29,7 +29,9 @@ pub(super) enum Then {
     /// Call this.
     Call(Callback),
     /// Let go of this.
-    Release(Box<dyn Any + Send>),
+    Drop(Box<dyn Any + Send>),
+    /// Let go of what copies before it keep.
+    Release,
 }
 
 type Entry = (Arc<CudaEvent>, Then);
@@ -127,6 +129,7 @@ fn finish(event: &CudaEvent, then: Then) {
     // A panic of a callback is its caller's bug; the others are still to be called.
     let _ = catch_unwind(AssertUnwindSafe(|| match then {
         Then::Call(callback) => callback(event.is_done().map(drop)),
-        Then::Release(kept) => drop(kept),
+        Then::Drop(kept) => drop(kept),
+        Then::Release => event.let_go(),
     }));
 }

@@ -88,6 +88,18 @@ impl CudaEvent {
         Arc::ptr_eq(&self.device.card, card)
     }
 
+    /// Keeps what a copy before it uses until it is done.
+    pub(super) fn keep(self: Arc<Self>, kept: Box<dyn Any + Send>) {
+        self.history.keep(self.number, kept);
+        // Somebody has to notice.
+        when_done(self, Then::Release);
+    }
+
+    /// It is over, also if nobody can say how.
+    pub(super) fn let_go(&self) {
+        self.history.ended(self.number);
+    }
+
     /// The driver says that it is done: well, if everything is well that it relied on.
     fn ended(&self) -> Result<(), DeviceError> {
         let end = self.end.get_or_init(|| {

@@ -107,8 +107,21 @@ impl CudaStream {
     /// Keeps something until everything enqueued so far is done; for ever, rather than too short, when the driver refuses events.
     fn keep(&self, kept: impl Send + 'static) -> Result<(), DeviceError> {
         match self.event() {
-            Ok(event) => when_done(event, Then::Release(Box::new(kept))),
+            Ok(event) => when_done(event, Then::Drop(Box::new(kept))),
             // Nothing runs on a lost device.
+            Err(error @ DeviceError::Lost { .. }) => return Err(error),
+            Err(error) => {
+                std::mem::forget(kept);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for the memory of a copy, which whoever sees a later event done finds given back.
+    fn keep_memory(&self, kept: Kept) -> Result<(), DeviceError> {
+        match self.event() {
+            Ok(event) => event.keep(Box::new(kept)),
             Err(error @ DeviceError::Lost { .. }) => return Err(error),
             Err(error) => {
                 std::mem::forget(kept);
@@ -411,7 +424,7 @@ impl Stream for CudaStream {
             }),
         };
         // What was enqueued before an error still uses the memory.
-        let watched = self.keep(kept);
+        let watched = self.keep_memory(kept);
         enqueued.and(watched)
     }
 

@@ -1,9 +1,10 @@
-//! What a stream's work relies on beyond its own card, so that its events end badly when that is lost.
+//! What a stream's work relies on beyond its own card, so that its events end badly when that is lost; and the memory that its copies use.
 //!
 //! The driver lets waits for events of a lost card pass, and tells only that card's own streams about the loss. So each stream
 //! remembers what it was told to wait for or to copy from elsewhere, until an event after that was seen done; an event is done well only
 //! if all of that is well.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -34,6 +35,8 @@ pub(super) struct History {
     n_done: AtomicU64,
     /// Each with the number of the next event when it came up.
     upstreams: Mutex<Vec<(u64, Upstream)>>,
+    /// What copies keep alive, each with the number of the event that follows it.
+    kept: Mutex<Vec<(u64, Box<dyn Any + Send>)>>,
 }
 
 impl Upstream {
@@ -74,8 +77,15 @@ impl History {
         )
     }
 
-    /// An event ended, well or badly.
+    /// Keeps what a copy uses until an event with this number, or a later one, [ended](Self::ended). Dropping it must ask no event of this stream.
+    pub(super) fn keep(&self, number: u64, kept: Box<dyn Any + Send>) {
+        self.kept.lock().push((number, kept));
+    }
+
+    /// An event ended, well or badly. The memory that copies before it used is free when this returns, whoever calls it: who hears that a copy is done
+    /// may count on that.
     pub(super) fn ended(&self, number: u64) {
         self.n_done.fetch_max(number + 1, Ordering::Relaxed);
+        self.kept.lock().retain(|(at, _)| *at > number);
     }
 }
