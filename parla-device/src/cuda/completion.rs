@@ -73,6 +73,11 @@ pub(super) fn when_done(event: Arc<CudaEvent>, then: Then) {
     }
 }
 
+/// Drops something on the completion thread once `event` is done.
+pub(super) fn drop_when_done(event: Arc<CudaEvent>, kept: Box<dyn Any + Send>) {
+    when_done(event, Then::Drop(kept));
+}
+
 fn run() {
     if let Ok(driver) = Driver::get() {
         driver.ignore_captures();

@@ -1,5 +1,6 @@
 //! Queues of work for a GPU.
 
+use std::any::Any;
 use std::ffi::c_void;
 use std::fmt::{self, Debug};
 use std::mem::MaybeUninit;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use cudarc::driver::sys::{CUDA_MEMCPY3D, CUDA_MEMCPY3D_PEER, CUmemorytype};
 use parla_core::lock::Mutex;
 
-use super::completion::{Then, when_done};
+use super::completion::drop_when_done;
 use super::device::{ARCHITECTURE, Logical};
 use super::driver::{Driver, Failure, Handle, check};
 use super::event::CudaEvent;
@@ -105,23 +106,14 @@ impl CudaStream {
     }
 
     /// Keeps something until everything enqueued so far is done; for ever, rather than too short, when the driver refuses events.
-    fn keep(&self, kept: impl Send + 'static) -> Result<(), DeviceError> {
+    fn keep(
+        &self,
+        kept: impl Send + 'static,
+        until: fn(Arc<CudaEvent>, Box<dyn Any + Send>),
+    ) -> Result<(), DeviceError> {
         match self.event() {
-            Ok(event) => when_done(event, Then::Drop(Box::new(kept))),
+            Ok(event) => until(event, Box::new(kept)),
             // Nothing runs on a lost device.
-            Err(error @ DeviceError::Lost { .. }) => return Err(error),
-            Err(error) => {
-                std::mem::forget(kept);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// The same for the memory of a copy, which whoever sees a later event done finds given back.
-    fn keep_memory(&self, kept: Kept) -> Result<(), DeviceError> {
-        match self.event() {
-            Ok(event) => event.keep(Box::new(kept)),
             Err(error @ DeviceError::Lost { .. }) => return Err(error),
             Err(error) => {
                 std::mem::forget(kept);
@@ -350,7 +342,7 @@ impl CudaStream {
             }
             seen.set(DONE);
         }));
-        self.keep(word)
+        self.keep(word, drop_when_done)
     }
 }
 
@@ -424,7 +416,7 @@ impl Stream for CudaStream {
             }),
         };
         // What was enqueued before an error still uses the memory.
-        let watched = self.keep_memory(kept);
+        let watched = self.keep(kept, CudaEvent::keep);
         enqueued.and(watched)
     }
 
@@ -449,7 +441,7 @@ impl Stream for CudaStream {
                 drop(self.0.lock().take());
             }
         }
-        self.keep(Dropped(launched))
+        self.keep(Dropped(launched), drop_when_done)
     }
 
     fn occupy(&self, ns: u64) -> Result<(), DeviceError> {
