@@ -398,14 +398,29 @@ impl Store {
         self.order(order, done);
     }
 
-    /// The same for a task as it is.
+    /// Reserves bytes of a device's memory for a body that runs. Tasks that wait for memory come after it: they may wait for what it uses.
+    pub fn room(self: &Arc<Self>, device: DeviceId, bytes: u64, done: StagedCallback) {
+        let order = Order {
+            operands: Arc::default(),
+            devices: [device][..].into(),
+            room: [bytes][..].into(),
+            again: false,
+        };
+        self.ask(order, true, done);
+    }
+
+    /// The same as [`stage`](Self::stage) for a task as it is.
     pub fn order(self: &Arc<Self>, order: Order, done: StagedCallback) {
+        self.ask(order, false, done);
+    }
+
+    fn ask(self: &Arc<Self>, order: Order, runs: bool, done: StagedCallback) {
         if let Err(error) = self.check_room(&order.operands, &order.devices, &order.room) {
             return done(Err(error));
         }
         self.tell_devices(&order.operands, &order.devices);
         self.n_waiting.fetch_add(1, Ordering::SeqCst);
-        self.queue.post(Request { order, done });
+        self.queue.post(Request { order, runs, done });
         self.pump_on();
     }
 

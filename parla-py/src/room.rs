@@ -32,7 +32,7 @@ pub(crate) fn make(
         let (told, staged) = mpsc::channel();
         // The store may answer when nobody waits for it any more: then the answer is dropped, and the room with it.
         let done = Box::new(move |answer| drop(told.send(answer)));
-        store.stage(Arc::default(), &[device], bytes, done);
+        store.room(device, bytes, done);
         staged.recv_timeout(PATIENCE).ok()?.ok()
     })
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parla_core::lock::Mutex;
 use parla_core::{MachineModel, MemoryId};
 use parla_device::{Block, DeviceError, Event};
+use smallvec::SmallVec;
 
 use super::groups::Group;
 use super::writers::leave_writers;
@@ -22,6 +23,8 @@ use crate::{DataError, Operand};
 /// Operands that are to be brought to devices.
 pub(super) struct Request {
     pub(super) order: Order,
+    /// For a body that runs: those who wait for what it uses do not keep it from anything.
+    pub(super) runs: bool,
     pub(super) done: StagedCallback,
 }
 
@@ -46,8 +49,8 @@ const TRIES: usize = 1000;
 /// Why a request is not placed.
 enum Refusal {
     Failed(DataError),
-    /// This memory is full of what is in use.
-    Full(MemoryId),
+    /// This memory is full of what is in use; bits: all those in which room is needed.
+    Full(MemoryId, u64),
     /// A task that writes has to end first.
     Disturbed,
 }
@@ -165,13 +168,15 @@ impl Store {
     }
 
     fn look_at(self: &Arc<Self>, queue: &mut VecDeque<Request>, after: &mut After) {
-        // Memories that an earlier request waits for.
+        // Memories that an earlier request needs room in, if it waits for one of them: or others would take what it has in the one whenever there is room
+        // in the other.
         let mut taken = 0_u64;
         let mut waiting = VecDeque::with_capacity(queue.len());
         while let Some(request) = queue.pop_front() {
-            match self.attempt(&request, taken, after) {
-                Err(Refusal::Full(memory)) => {
-                    taken |= 1 << memory.0;
+            let not_for_it = if request.runs { 0 } else { taken };
+            match self.attempt(&request, not_for_it, after) {
+                Err(Refusal::Full(_, wanted)) => {
+                    taken |= wanted;
                     waiting.push_back(request);
                 }
                 Err(Refusal::Disturbed) => waiting.push_back(request),
@@ -237,7 +242,7 @@ impl Store {
             // What it would use may be larger than what it needs. So if it is alone it is tried once more.
             for exact in [false, true] {
                 let held = self.hold(request, groups, taken, exact, after);
-                let Err(Refusal::Full(memory)) = held else {
+                let Err(Refusal::Full(memory, _)) = held else {
                     return held;
                 };
                 if taken & (1 << memory.0) != 0 || self.is_in_use(memory, after) {
@@ -326,19 +331,21 @@ impl Store {
             let pairs = groups.iter().zip(found);
             pairs.filter(|(_, found)| found.is_none()).map(|(g, _)| g)
         };
-        for memory in self.memory_ids() {
+        let needs = self.memory_ids().map(|memory| {
             let there = missing().filter(|group| group.memory == memory);
             let bytes = there.map(Group::bytes).sum::<u64>() + self.room_of(request, memory);
-            if bytes == 0 {
-                continue;
-            }
+            (memory, bytes)
+        });
+        let needs: SmallVec<[_; 4]> = needs.filter(|(_, bytes)| *bytes > 0).collect();
+        let wanted = needs.iter().fold(0, |all, (memory, _)| all | 1 << memory.0);
+        for (memory, bytes) in needs {
             // First come, first served.
             if taken & (1 << memory.0) != 0 {
-                return Err(Refusal::Full(memory));
+                return Err(Refusal::Full(memory, wanted));
             }
             match self.make_room(memory, bytes, after) {
                 Ok(true) => {}
-                Ok(false) => return Err(Refusal::Full(memory)),
+                Ok(false) => return Err(Refusal::Full(memory, wanted)),
                 Err(error) => return Err(Refusal::Failed(error)),
             }
         }
@@ -350,7 +357,7 @@ impl Store {
                     // Before anything is released: none of these was entered into an account.
                     after.blocks.extend(blocks);
                     return Err(match error {
-                        None => Refusal::Full(group.memory),
+                        None => Refusal::Full(group.memory, wanted),
                         Some(error) => Refusal::Failed(error),
                     });
                 }

@@ -208,3 +208,53 @@ fn a_device_with_less_than_the_books_say_gives_up_copies_until_there_is_enough()
     bench.run(&[whole(&more)], gpu(0), 1);
     bench.check_empty();
 }
+
+/// Two tasks use one memory each, and hand it on to the next ones before them: one that needs both has its turn all the same.
+#[test]
+fn a_request_for_two_memories_has_its_turn_in_a_steady_stream_of_others() {
+    let bench = Bench::new(&[100, 100]);
+    let whole = |slot| Operand {
+        slot,
+        ..operand(&array(&[25]), line(0, 25), Access::InOut)
+    };
+    let one = |i| bench.stage(&[whole(0)], &[gpu(i)]);
+    let mut stream = [one(0), one(1)];
+    let both = bench.stage(&[whole(0), whole(1)], &[gpu(0), gpu(1)]);
+    let mut n_before = 0;
+    let staged = loop {
+        if let Ok(staged) = both.try_recv() {
+            break staged.unwrap();
+        }
+        for (i, running) in (0..).zip(&mut stream) {
+            let next = one(i);
+            if let Ok(staged) = std::mem::replace(running, next).try_recv() {
+                staged.unwrap().end(Ended::NotBegun);
+                n_before += 1;
+            }
+        }
+        assert!(n_before < 100, "it waits for ever");
+    };
+    drop(stream);
+    staged.end(Ended::NotBegun);
+    bench.check_empty();
+}
+
+#[test]
+fn a_body_that_runs_has_room_before_those_who_wait_for_what_it_uses() {
+    let bench = Bench::new(&[100, 100]);
+    let whole = |slot| Operand {
+        slot,
+        ..operand(&array(&[25]), line(0, 25), Access::InOut)
+    };
+    let runs = bench.staged(&[whole(0)], &[gpu(0)]);
+    let both = bench.stage(&[whole(0), whole(1)], &[gpu(0), gpu(1)]);
+    let later = bench.stage(&[whole(0)], &[gpu(1)]);
+    let (sent, room) = mpsc::channel();
+    let done = Box::new(move |staged| drop(sent.send(staged)));
+    bench.store.room(gpu(1), 100, done);
+    let room = room.try_recv().expect("at once").expect("there is room");
+    drop((room, runs));
+    drop(both.recv_timeout(LIMIT).unwrap().unwrap());
+    drop(later.recv_timeout(LIMIT).unwrap().unwrap());
+    bench.check_empty();
+}
