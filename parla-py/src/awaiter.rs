@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parla_core::TaskId;
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTimeoutError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
@@ -14,7 +14,10 @@ use crate::object;
 use crate::python;
 use crate::runtime::{self, Rt};
 use crate::space::{Resolved, TaskID, edge_of};
-use crate::task::Task;
+use crate::task::{Task, parse_timeout};
+
+/// So many tasks are named in an error.
+const MOST_NAMES: usize = 8;
 
 /// The iterator behind ``await`` of tasks: yields itself until they have ended.
 #[pyclass(frozen, module = "parla._native")]
@@ -154,6 +157,34 @@ impl Awaiter {
     fn _value<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.trace(py);
         self.value(py)
+    }
+
+    /// Waits in plain code, in one wait, until all targets, which are spawned, have ended; raises the (first) exception. `timeout`: seconds for all of
+    /// them together; `given`: what the user said, for the message.
+    fn _wait(
+        &self,
+        py: Python<'_>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        given: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let (timeout, given) = (parse_timeout(timeout)?, parse_timeout(given)?);
+        let tasks: Vec<_> = self.tasks(py).filter_map(|(task, _)| task).collect();
+        if Task::wait_ends(py, &tasks.iter().collect::<Vec<_>>(), timeout)? {
+            return self.value(py).map(drop);
+        }
+        let late = tasks.iter().filter(|task| !task.get().is_done());
+        let late: Vec<_> = late.map(|task| task.get().describe(py)).collect();
+        let seconds = given.or(timeout).unwrap_or_default().as_secs_f64();
+        let more = match late.len().saturating_sub(MOST_NAMES) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Err(PyTimeoutError::new_err(format!(
+            "{} of {} tasks did not end within {seconds} s: {}{more}",
+            late.len(),
+            tasks.len(),
+            late[..late.len().min(MOST_NAMES)].join(", "),
+        )))
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {

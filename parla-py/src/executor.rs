@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parla_core::lock::Mutex;
-use parla_core::{Cancelled, TaskId};
+use parla_core::{Cancelled, Diagnosis, TaskId};
 use parla_data::Store;
 use parla_device::{Event, ProfilerRange};
 use parla_sched::native::panic_text;
@@ -72,7 +72,9 @@ struct Books {
     /// Name and place of spawn of every task, when there is a trace.
     names: Map<(String, String)>,
     /// Bodies blocked in a wait of ours, with what they wait for.
-    blocked: Map<(Py<Task>, TaskId)>,
+    blocked: Map<(Py<Task>, Arc<[TaskId]>)>,
+    /// The last deadlock, in the words in which it was told first.
+    deadlock: Option<(Arc<Diagnosis>, String)>,
 }
 
 /// A task on its way to a worker.

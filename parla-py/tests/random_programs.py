@@ -120,9 +120,7 @@ class Program:
         for node in self.all:
             if node.options.get("memory") is not None:
                 node.options["memory"] = int(node.options["memory"] * max(0, self.capacity - self._bytes(node)))
-        # A body that waits for its children one after another uses its arrays in between: that is a race if they do, too.
-        self.races = any(not n.coroutine and n.how == "together" and len(n.children) > 1 for n in self.all)
-        self.runtime["check"] = not self.races and not self.may_fail and rng.random() < 0.4
+        self.runtime["check"] = not self.may_fail and rng.random() < 0.4
 
     def _bytes(self, node):
         return 8 * sum(self.initial[a].size for a in {use.array for use in node.uses})
@@ -180,10 +178,9 @@ class Program:
                 if use.writes:
                     node.written[use.array] |= use.mask
             both = ((c.touched if use.writes else c.written)[use.array] & use.mask for c in node.children for use in node.uses)
+            # Who waits for them one after another uses its arrays in between: that is a race if they do, too.
             if any(common.any() for common in both):
                 node.how = "together"
-            elif node.how == "together" and not node.coroutine:
-                node.how = "each"
         for i, node in enumerate(nodes):
             for before in nodes[:i]:
                 pairs = [*zip(node.written, before.touched, strict=True), *zip(node.touched, before.written, strict=True)]

@@ -69,7 +69,7 @@ class TaskSpace(_native.Space):
         deadline = None if timeout is None else _now() + _seconds(timeout)
         while True:
             members = TaskList(self)
-            members.wait(None if deadline is None else deadline - _now())
+            Awaiter(members.tasks)._wait(None if deadline is None else deadline - _now(), timeout)
             if len(self) == len(members):
                 return
 
@@ -112,11 +112,18 @@ class TaskList(Sequence[Any]):
         return [task for task in found if task is not None]
 
     def wait(self, timeout: float | None = None) -> None:
-        """As `TaskSpace.wait`, for these."""
-        deadline = None if timeout is None else _now() + _seconds(timeout)
-        for task in self.tasks:
-            task.wait(None if deadline is None else max(0.0, deadline - _now()))
-        Awaiter(self.tasks)._value()
+        """Wait until every member that is spawned has ended; raises the first exception among them.
+
+        In a task it is one wait: what the task holds is given back until all have ended.
+
+        Args:
+            timeout: seconds for all of them together; None: no limit.
+
+        Raises:
+            TimeoutError: not all ended in time.
+            DeadlockError: they can never end.
+        """
+        Awaiter(self.tasks)._wait(timeout, timeout)
 
     def __len__(self) -> int:
         return len(self._members)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parla_core::TaskId;
+use parla_core::{Diagnosis, TaskId};
 use parla_data::Store;
 use parla_device::Machine;
 use pyo3::exceptions::PyBaseException;
@@ -111,9 +111,9 @@ impl PyExecutor {
             .map(|(space, key)| format!("{space}_{key}"))
     }
 
-    pub(crate) fn begin_blocking(&self, task: Py<Task>, on: TaskId) {
+    pub(crate) fn begin_blocking(&self, task: Py<Task>, on: &[TaskId]) {
         let id = task.get().id();
-        let before = self.books.lock().blocked.insert(id, (task, on));
+        let before = self.books.lock().blocked.insert(id, (task, on.into()));
         drop(before);
     }
 
@@ -123,12 +123,27 @@ impl PyExecutor {
     }
 
     /// A task blocked in a wait of ours, and what it waits for.
-    pub(crate) fn blocked(&self, py: Python<'_>, id: TaskId) -> Option<(Py<Task>, TaskId)> {
+    pub(crate) fn blocked(&self, py: Python<'_>, id: TaskId) -> Option<(Py<Task>, Arc<[TaskId]>)> {
         self.books
             .lock()
             .blocked
             .get(&id)
-            .map(|(task, on)| (task.clone_ref(py), *on))
+            .map(|(task, on)| (task.clone_ref(py), Arc::clone(on)))
+    }
+
+    /// In which words a deadlock was told, if it was.
+    pub(crate) fn told(&self, deadlock: &Arc<Diagnosis>) -> Option<String> {
+        let books = self.books.lock();
+        let (last, text) = books.deadlock.as_ref()?;
+        Arc::ptr_eq(last, deadlock).then(|| text.clone())
+    }
+
+    /// A deadlock is told in these words, or those in which another thread has told it meanwhile.
+    pub(crate) fn tell(&self, deadlock: &Arc<Diagnosis>, text: String) -> String {
+        self.told(deadlock).unwrap_or_else(|| {
+            self.books.lock().deadlock = Some((Arc::clone(deadlock), text.clone()));
+            text
+        })
     }
 
     /// Somebody has seen how this task failed.

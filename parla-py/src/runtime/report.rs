@@ -1,5 +1,7 @@
 //! What nobody can go on with, and why, in words.
 
+use std::sync::Arc;
+
 use parla_core::{Blocked, Diagnosis, Reason, TaskId, TaskState};
 use parla_sched::{Resource, Shortage, Whereabouts};
 use pyo3::prelude::*;
@@ -15,10 +17,14 @@ pub(super) fn describe(py: Python<'_>, rt: &Rt, id: TaskId, with_place: bool) ->
     match task {
         Some(task) if with_place => task.get().describe(py),
         Some(task) => task.get().label(py),
-        None => rt
-            .executor()
-            .declared_name(id)
-            .unwrap_or_else(|| "a running task".to_owned()),
+        None => {
+            rt.executor()
+                .declared_name(id)
+                .unwrap_or_else(|| match rt.state(id).is_terminal() {
+                    true => "a task that has ended".to_owned(),
+                    false => "a running task".to_owned(),
+                })
+        }
     }
 }
 
@@ -50,15 +56,22 @@ pub(super) fn reasons(
         })
         .collect();
     if let Some((_, on)) = rt.executor().blocked(py, blocked.id) {
-        let never = if never_spawned.binary_search(&on).is_ok() {
-            ", which was never spawned"
-        } else {
-            ""
-        };
-        waits_for.push(format!(
-            "is blocked in a wait for {}{never}",
-            describe(py, rt, on, false)
-        ));
+        let mut open: Vec<_> = on
+            .iter()
+            .filter(|on| !rt.state(**on).is_terminal())
+            .collect();
+        if open.is_empty() {
+            open = on.iter().collect(); // they have, but their devices are still at work
+        }
+        let names = open.into_iter().take(MAX_LINES).map(|on| {
+            let never = match never_spawned.binary_search(on) {
+                Ok(_) => ", which was never spawned",
+                Err(_) => "",
+            };
+            describe(py, rt, *on, false) + never
+        });
+        let names: Vec<_> = names.collect();
+        waits_for.push(format!("is blocked in a wait for {}", names.join(" and ")));
     }
     let state = blocked.state;
     if waits_for.is_empty() || state == TaskState::Running {
@@ -197,7 +210,16 @@ fn mebibytes(bytes: u64) -> String {
     }
 }
 
-pub(super) fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> PyErr {
+/// The error of all who waited, in the same words: those who are told first go on, and then what was the case is so no more.
+pub(super) fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Arc<Diagnosis>) -> PyErr {
+    let text = rt.executor().told(diagnosis).unwrap_or_else(|| {
+        let text = deadlock_in_words(py, rt, diagnosis);
+        rt.executor().tell(diagnosis, text)
+    });
+    errors::deadlock_error(py, text)
+}
+
+fn deadlock_in_words(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> String {
     let n = diagnosis.blocked.len();
     let plural = if n == 1 {
         "1 task remains"
@@ -232,7 +254,7 @@ pub(super) fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> PyErr 
             || rt
                 .executor()
                 .blocked(py, blocked.id)
-                .is_some_and(|(_, id)| on(&id)))
+                .is_some_and(|(_, ids)| ids.iter().any(on)))
     };
     let mut blocked: Vec<&Blocked> = diagnosis.blocked.iter().collect();
     blocked.sort_by_cached_key(|blocked| is_cause(blocked));
@@ -255,5 +277,5 @@ pub(super) fn deadlock(py: Python<'_>, rt: &Rt, diagnosis: &Diagnosis) -> PyErr 
             .collect();
         text += &format!("; {} never spawned", names.join(", "));
     }
-    errors::deadlock_error(py, text)
+    text
 }

@@ -14,6 +14,7 @@ use super::report::deadlock;
 use super::this_thread::{detached, with_running};
 use super::{Rt, add_released};
 use crate::executor::PyExecutor;
+use crate::task::Task;
 use crate::{errors, python};
 
 /// Python's identifiers of the threads that are in a wait of ours.
@@ -113,11 +114,29 @@ pub(super) fn wait_unless_stalled(
     }
 }
 
-/// Waits for the end of a task. `false`: the time was over first.
+/// Waits for the ends of tasks, all of them in one wait. `false`: the time was over first.
 pub(crate) fn wait_for(
     py: Python<'_>,
+    tasks: &[&Bound<'_, Task>],
+    timeout: Option<Duration>,
+) -> PyResult<bool> {
+    let begun = now();
+    // Mostly they are all of one runtime.
+    for tasks in tasks.chunk_by(|a, b| Arc::ptr_eq(&a.get().rt, &b.get().rt)) {
+        let rt = &tasks[0].get().rt;
+        let ids: Vec<_> = tasks.iter().map(|task| task.get().id()).collect();
+        let left = timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+        if !wait_in(py, rt, &ids, left)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn wait_in(
+    py: Python<'_>,
     rt: &Arc<Rt>,
-    id: TaskId,
+    ids: &[TaskId],
     timeout: Option<Duration>,
 ) -> PyResult<bool> {
     check_not_forked(rt)?;
@@ -129,18 +148,28 @@ pub(crate) fn wait_for(
         _ => None,
     });
     let waited = match running.flatten() {
-        None => wait_unless_stalled(py, rt, timeout, |timeout, tick| rt.wait(id, timeout, tick))?,
+        None => wait_unless_stalled(py, rt, timeout, |timeout, tick| {
+            rt.wait_all(ids, timeout, tick)
+        })?,
         Some((task, cx)) => {
             let me = task.get().id();
-            rt.executor().begin_blocking(task, id);
+            rt.executor().begin_blocking(task, ids);
             // SAFETY: as in `with_running`: the body on this thread has not returned, so its `cx` is alive.
             let cx = unsafe { &*cx };
-            let waited =
-                wait_unless_stalled(py, rt, timeout, |timeout, tick| cx.wait(id, timeout, tick));
+            let waited = wait_unless_stalled(py, rt, timeout, |timeout, tick| {
+                cx.wait_all(ids, timeout, tick)
+            });
+            // A deadlock tells what this body waits for, too.
+            let waited = waited.and_then(|waited| outcome(py, rt, waited));
             rt.executor().end_blocking(me);
-            waited?
+            return waited;
         }
     };
+    outcome(py, rt, waited)
+}
+
+/// Whether it ended well, or the error.
+fn outcome(py: Python<'_>, rt: &Rt, waited: Waited) -> PyResult<bool> {
     match waited {
         Waited::Ended => Ok(true),
         Waited::TimedOut => Ok(false),

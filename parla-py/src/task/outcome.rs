@@ -5,6 +5,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyBaseException, PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use smallvec::SmallVec;
 
 use super::Task;
 use crate::{errors, python, runtime};
@@ -120,30 +121,41 @@ impl Task {
 
     /// Waits for the end.
     pub(crate) fn wait_end(slf: &Bound<'_, Self>, timeout: Option<Duration>) -> PyResult<()> {
-        let this = slf.get();
-        let py = slf.py();
+        if Self::wait_ends(slf.py(), &[slf], timeout)? {
+            return Ok(());
+        }
+        let seconds = timeout.unwrap_or_default().as_secs_f64();
+        Err(PyTimeoutError::new_err(format!(
+            "{} did not end within {seconds} s",
+            slf.get().describe(slf.py())
+        )))
+    }
+
+    /// Waits for the ends of several, in one wait. `false`: the time was over first.
+    pub(crate) fn wait_ends(
+        py: Python<'_>,
+        tasks: &[&Bound<'_, Self>],
+        timeout: Option<Duration>,
+    ) -> PyResult<bool> {
         runtime::leave_inputs(py);
-        let was_done = this.is_done();
-        let waited = if was_done {
-            Ok(true)
-        } else {
-            runtime::wait_for(py, &this.rt, this.id(), timeout)
-        };
+        let (done, open): (SmallVec<[&Bound<'_, Self>; 1]>, SmallVec<[_; 1]>) =
+            tasks.iter().copied().partition(|task| task.get().is_done());
+        let waited = runtime::wait_for(py, &open, timeout);
         // However the wait ended: meanwhile others may have changed the arrays of the task that runs here, or have had their memory.
         let renewed = if runtime::runs_a_placed_task() {
             runtime::renew_arrays(py)
         } else {
             Ok(())
         };
-        if waited? {
-            runtime::trace_waited(this, !was_done);
-            return renewed;
+        if !waited? {
+            return Ok(false);
         }
-        let seconds = timeout.unwrap_or_default().as_secs_f64();
-        Err(PyTimeoutError::new_err(format!(
-            "{} did not end within {seconds} s",
-            this.describe(slf.py())
-        )))
+        for (tasks, recorded) in [(done, false), (open, true)] {
+            for task in tasks {
+                runtime::trace_waited(task.get(), recorded);
+            }
+        }
+        renewed.map(|()| true)
     }
 }
 

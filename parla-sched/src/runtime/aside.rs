@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parla_core::{TaskId, TraceEvent};
 
-use super::wait::{Target, Tick, Waited};
+use super::wait::{Tick, Waited};
 use super::{Cx, Executor, PlacingError};
 use crate::Assigned;
 
@@ -13,12 +13,22 @@ impl<E: Executor> Cx<'_, E> {
     /// Waits for the end of a task inside a body. Another thread takes this worker's place meanwhile, and what the body holds (its claim, its data,
     /// its compute units) is given back until the wait is over: the task may need it. How it ended for the body's data, [`renew_data`](Self::renew_data) tells.
     pub fn wait(&self, id: TaskId, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
+        self.wait_all(&[id], timeout, tick)
+    }
+
+    /// The same for the ends of several tasks: it is one wait, for which the body steps aside once. The time is for all of them together.
+    pub fn wait_all(
+        &self,
+        ids: &[TaskId],
+        timeout: Option<Duration>,
+        tick: Option<Tick<'_>>,
+    ) -> Waited {
         let shared = self.shared();
-        if shared.is_over(id) {
-            self.trace_waited(&[id]);
+        if ids.iter().all(|id| shared.is_over(*id)) {
+            self.trace_waited(ids);
             return Waited::Ended;
         }
-        self.step_aside(&[id], || shared.wait(Target::Task(id), timeout, tick))
+        self.step_aside(ids, || shared.wait_all(ids, timeout, tick))
     }
 
     /// After a wait inside the body, however it ended: other tasks may have changed what the running task uses, or have had its memory. Where its data

@@ -141,6 +141,17 @@ impl<E: Executor> Runtime<E> {
         self.shared.wait(Target::Task(id), timeout, tick)
     }
 
+    /// The same for several tasks. The time is for all of them together.
+    pub fn wait_all(
+        &self,
+        ids: &[TaskId],
+        timeout: Option<Duration>,
+        tick: Option<Tick<'_>>,
+    ) -> Waited {
+        self.shared.enlist_this_thread();
+        self.shared.wait_all(ids, timeout, tick)
+    }
+
     /// Waits until nothing is pending, from a thread that is no worker.
     pub fn wait_idle(&self, timeout: Option<Duration>, tick: Option<Tick<'_>>) -> Waited {
         self.shared.enlist_this_thread();
@@ -149,6 +160,25 @@ impl<E: Executor> Runtime<E> {
 }
 
 impl<E: Executor> Shared<E> {
+    /// Waits for the end of each. The caller counts as an actor.
+    pub(super) fn wait_all(
+        &self,
+        ids: &[TaskId],
+        timeout: Option<Duration>,
+        mut tick: Option<Tick<'_>>,
+    ) -> Waited {
+        let begun = Instant::now();
+        for &id in ids {
+            let left = timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+            let tick = tick.as_mut().map(|tick| &mut **tick as Tick<'_>);
+            match self.wait(Target::Task(id), left, tick) {
+                Waited::Ended => {}
+                other => return other,
+            }
+        }
+        Waited::Ended
+    }
+
     /// The caller counts as an actor.
     pub(super) fn wait(
         &self,

@@ -331,3 +331,34 @@ fn waiting_for_the_past_returns_at_once() {
         Waited::Ended
     ));
 }
+
+#[test]
+fn several_ends_are_one_wait() {
+    at_each(|workers| {
+        let rt = start(workers);
+        let parent = spawn(&rt, Task::default(), |cx| {
+            let child = |_| cx.spawn(Task::default(), |_| once(|_| ())).expect("spawns");
+            let children: Vec<_> = (0..5).map(child).collect();
+            assert!(matches!(cx.wait_all(&children, None, None), Waited::Ended));
+            let over = |id: &TaskId| cx.shared().is_over(*id);
+            assert!(children.iter().all(over));
+            assert!(matches!(cx.wait_all(&[], None, None), Waited::Ended));
+        });
+        settle(&rt);
+        assert_eq!(rt.state(parent), TaskState::Done);
+        // One that never ends, behind one that has ended: late, and stalled.
+        let (held, gate) = blocked(&rt, Task::default());
+        let ids = [parent, held];
+        let late = rt.wait_all(&ids, Some(Duration::from_millis(5)), None);
+        assert!(matches!(late, Waited::TimedOut));
+        gate.open();
+        assert!(matches!(
+            rt.wait_all(&ids, Some(LIMIT), None),
+            Waited::Ended
+        ));
+        let ghost = rt.declare();
+        let stuck = spawn(&rt, after(&[ghost]), |_| {});
+        stalled(rt.wait_all(&[parent, stuck], None, None));
+        rt.cancel_unstarted();
+    });
+}
