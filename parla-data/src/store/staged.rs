@@ -159,8 +159,10 @@ impl Staged {
     /// Why a box of an operand cannot be read, if so it is: what the task waited for failed while it wrote there.
     #[must_use]
     pub fn lost(&self, operand: usize, region: &Region) -> Option<DataError> {
-        let found = self.lost.iter().find_map(|(i, lost, because)| {
-            let common = lost.intersection(region).filter(|_| *i == operand)?;
+        // Those of others may have other dimensions.
+        let mut lost = self.lost.iter().filter(|(i, ..)| *i == operand);
+        let found = lost.find_map(|(_, lost, because)| {
+            let common = lost.intersection(region)?;
             Some((common, because))
         });
         let (region, because) = found?;

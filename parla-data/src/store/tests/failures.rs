@@ -193,3 +193,32 @@ fn the_record_keeps_what_a_child_has_written_before_its_parent_let_go() {
     assert_eq!(found(line(2, 4)), [(line(2, 4), Some(of_child))]);
     assert_eq!(found(line(4, 8)), [(line(4, 8), Some(of_parent))]);
 }
+
+#[test]
+fn what_is_lost_of_one_operand_is_none_of_the_others_business() {
+    let bench = Bench::new(&[1 << 10]);
+    let (a, b) = (array(&[8]), array(&[8, 8]));
+    let mut failed = bench.staged(&[operand(&a, line(0, 8), Access::Output)], &[CPU]);
+    failed.begin();
+    failed.end(Ended::Badly("it failed".to_owned()));
+    let box_of_b = Region::new([0..2, 3..4]);
+    let operands = [
+        operand(&a, line(0, 8), Access::Input),
+        operand(&b, box_of_b.clone(), Access::Input),
+    ];
+    let (sent, received) = mpsc::channel();
+    let order = Order {
+        operands: operands.into(),
+        devices: [gpu(0)][..].into(),
+        room: [0][..].into(),
+        again: true,
+    };
+    let done = Box::new(move |staged| drop(sent.send(staged)));
+    bench.store.order(order, done);
+    let staged = received.recv_timeout(LIMIT).unwrap().unwrap();
+    let lost = staged.lost(0, &line(2, 4)).expect("nothing is there");
+    assert!(lost.to_string().contains("it failed"), "{lost}");
+    assert!(staged.lost(1, &box_of_b).is_none());
+    drop(staged);
+    bench.check_empty();
+}
