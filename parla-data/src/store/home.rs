@@ -146,6 +146,19 @@ impl Store {
         if array.is_host_only() {
             return Ok(());
         }
+        // What a task has written meanwhile comes, too.
+        while !self.reach_once(array, region, write, fetches)? {}
+        Ok(())
+    }
+
+    /// `false`: elsewhere something was written meanwhile, so it is not to be counted as outdated yet.
+    fn reach_once(
+        self: &Arc<Self>,
+        array: &Array,
+        region: &Region,
+        write: bool,
+        fetches: bool,
+    ) -> Result<bool, DataError> {
         let shared = &array.0;
         let mut ops = Vec::new();
         let (fetched, waits) = {
@@ -176,6 +189,12 @@ impl Store {
         waited?;
         if write {
             let mut state = shared.state.lock();
+            let known = state.directory.known(region);
+            let n_known: usize = known.iter().map(Region::n_elements).sum();
+            let waited = !(ops.is_empty() && waits.is_empty());
+            if fetches && waited && state.directory.n_valid(InstanceId::HOME, region) < n_known {
+                return Ok(false);
+            }
             state.written(region, InstanceId::HOME);
             self.outdated(shared, &mut state, region);
             if self.keeps_versions() {
@@ -184,7 +203,7 @@ impl Store {
             }
             shared.update_host_only(&state);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn fetch_all(

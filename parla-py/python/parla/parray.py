@@ -243,8 +243,8 @@ class PArray(NumPyLike):
         CuPy array where CuPy is installed, else a `parla.device_array.DeviceArray`. It can be written if the task names
         it as ``output`` or ``inout``. Outside tasks it is the host's buffer, made current, which may take a while; copies
         elsewhere count as outdated from then on, as the buffer may now be written. Keep it no longer than the task, or
-        than it takes to spawn the next task that uses the array. Wait first for the tasks that write the array: it takes
-        precedence over what one of them is writing elsewhere at the moment, which is lost. `get` and reading elements only read.
+        than it takes to spawn the next task that uses the array. Wait first for the tasks that write the array, unless only
+        to look at it (`get`, or elements): the end of one of them makes what was written here meanwhile outdated.
 
         Of elements selected by lists or masks it is a read-only copy; assign to the PArray to write them.
 
