@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use parla_core::lock::{Condvar, Mutex};
-use parla_core::{Diagnosis, TaskId};
+use parla_core::{Diagnosis, TaskId, TaskState};
 use rustc_hash::FxBuildHasher;
 
 use super::places::Places;
@@ -233,9 +233,20 @@ impl<E: Executor> Shared<E> {
 
         match self.sleep_until_woken(target, &waiter, timeout, tick) {
             // Somebody who could not be known has ended it between the verdict and now.
-            Waited::Stalled(_) if self.has_ended(target) => Waited::Ended,
+            Waited::Stalled(_) if self.ends_at_last(target) => Waited::Ended,
             waited => waited,
         }
+    }
+
+    /// Whether it has ended, or does in a moment: a thread is in the middle of cancelling it.
+    fn ends_at_last(&self, target: Target) -> bool {
+        if let Target::Task(id) = target {
+            let is_cancelled = || self.graph.state(id) == TaskState::Cancelled && !self.is_over(id);
+            while is_cancelled() && !self.waits.broken.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        }
+        self.has_ended(target)
     }
 
     fn has_ended(&self, target: Target) -> bool {
